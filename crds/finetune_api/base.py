@@ -1,0 +1,70 @@
+"""The base of every API model, and the two things pydantic cannot say: CEL rules and immutability.
+
+The CRD generator reads ``cel_rules`` and ``immutable_fields`` off the classes; the trainer and the CLI parse
+with the same classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True)
+class CelRule:
+    """A rule the API server evaluates on this object (``self``): two fields make it together.
+
+    ``message`` names both fields and the way out. Source: x-kubernetes-validations of the CRD schema.
+    """
+
+    rule: str
+    message: str
+
+
+class ApiModel(BaseModel):
+    """A block of the API: camelCase on the wire, frozen in memory, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+    )
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = ()
+    immutable_fields: ClassVar[tuple[str, ...]] = ()
+
+
+def _number_to_text(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+# People write `cpu: 2` as readily as `cpu: "2"`; Kubernetes accepts both, and so do we.
+Quantity = Annotated[
+    str,
+    BeforeValidator(_number_to_text),
+    StringConstraints(pattern=QUANTITY_PATTERN, max_length=32),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": QUANTITY_PATTERN,
+            "maxLength": 32,
+        }
+    ),
+]
+
+DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+ObjectName = Annotated[str, StringConstraints(pattern=DNS_SUBDOMAIN_PATTERN, min_length=1, max_length=253)]
+# A bucket and a key prefix.
+# What `..` in a key means is the reader's business: keys become file names in one place only.
+S3_URI_PATTERN = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/\s]+)*/?$"

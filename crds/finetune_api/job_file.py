@@ -1,0 +1,32 @@
+"""`job.json`: what the operator hands to a stage's pod, mounted at names.JOB_FILE_PATH."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel
+from finetune_api.layout import RunLayout
+from finetune_api.names import Stage
+from finetune_api.spec import FineTuneJobSpec
+
+JOB_FILE_SCHEMA_VERSION = 1
+
+
+class JobFile(ApiModel):
+    """One attempt of one stage: the FineTuneJob as it stood when the attempt began."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    namespace: str
+    uid: str
+    stage: Stage
+    attempt: Annotated[int, Field(ge=1)]
+    trainer_image: str
+    spec: FineTuneJobSpec
+
+    @property
+    def layout(self) -> RunLayout:
+        """Where this run's objects stand in the store."""
+        return RunLayout(output_uri=self.spec.output.uri, name=self.name, uid=self.uid)

@@ -1,0 +1,65 @@
+"""Names that two parts must agree on: labels, child objects, mount paths, environment variables."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from finetune_api import GROUP
+
+OPERATOR_NAME = "finetune-operator"
+FIELD_MANAGER = OPERATOR_NAME
+PROGRESS_TOKEN_AUDIENCE = OPERATOR_NAME
+
+LABEL_JOB = f"{GROUP}/job"
+LABEL_JOB_UID = f"{GROUP}/job-uid"
+LABEL_STAGE = f"{GROUP}/stage"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+
+# 42 leaves room for "-prepare-<attempt>" and the pod's index and suffix within 63 characters.
+MAX_JOB_NAME_LENGTH = 42
+JOB_NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+
+class Stage(StrEnum):
+    """A FineTuneJob is this chain of Jobs."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EXPORT = "export"
+
+
+def child_name(job_name: str, stage: Stage, attempt: int) -> str:
+    """Name of the Job, and of its ConfigMap, of one attempt (counted from 1 within its stage)."""
+    return f"{job_name}-{stage}-{attempt}"
+
+
+# --- inside the pods -------------------------------------------------------------------------------------------
+
+CONFIG_DIRECTORY = "/etc/finetune"
+JOB_FILE_NAME = "job.json"
+JOB_FILE_PATH = f"{CONFIG_DIRECTORY}/job/{JOB_FILE_NAME}"
+WORK_DIRECTORY = "/work"
+PROGRESS_TOKEN_PATH = f"{CONFIG_DIRECTORY}/progress/token"
+PROGRESS_CA_PATH = f"{CONFIG_DIRECTORY}/progress-ca/ca.crt"
+TERMINATION_MESSAGE_PATH = "/dev/termination-log"
+TRAINER_CONTAINER = "trainer"
+
+ENV_PROGRESS_URL = "FINETUNE_PROGRESS_URL"
+ENV_PROGRESS_TOKEN_PATH = "FINETUNE_PROGRESS_TOKEN_PATH"  # noqa: S105 (a variable's name)
+ENV_PROGRESS_CA_PATH = "FINETUNE_PROGRESS_CA_PATH"
+ENV_WORK_DIRECTORY = "FINETUNE_WORK_DIRECTORY"
+
+SECRET_KEY_ACCESS_KEY_ID = "AWS_ACCESS_KEY_ID"  # noqa: S105
+SECRET_KEY_SECRET_ACCESS_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105
+SECRET_KEY_SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105
+
+
+def credentials_directory(secret_name: str) -> str:
+    """Folder in the pod where the keys of a credentials Secret stand, one file a key."""
+    return f"{CONFIG_DIRECTORY}/credentials/{secret_name}"
+
+
+def config_map_directory(config_map_name: str) -> str:
+    """Folder in the prepare pod where a data ConfigMap stands, one file a key."""
+    return f"{CONFIG_DIRECTORY}/data/{config_map_name}"
