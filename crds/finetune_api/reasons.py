@@ -75,6 +75,7 @@ class Reason(StrEnum):
     MISSING_REFERENCE = "MissingReference"
     FORBIDDEN = "Forbidden"
     QUOTA_EXCEEDED = "QuotaExceeded"
+    NAME_CONFLICT = "NameConflict"
     # Events of the train stage.
     CHECKPOINT_SAVED = "CheckpointSaved"
     RESUMED = "Resumed"

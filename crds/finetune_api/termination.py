@@ -24,8 +24,8 @@ class TrainedFacts(ApiModel):
     """Where training ended."""
 
     step: int
-    loss: float | None
-    checkpoint_uri: str | None
+    loss: float | None = None
+    checkpoint_uri: str | None = None
 
 
 class ExportedFacts(ApiModel):

@@ -16,7 +16,7 @@ MINIMAL_SPEC: dict[str, Any] = {
 }
 
 
-def make_manifest(name: str = "support-bot", namespace: str = "default", **changes: object) -> dict[str, Any]:
+def make_manifest(name: str = "support-bot", namespace: str = "default", **changes: Any) -> dict[str, Any]:
     """A FineTuneJob manifest; `changes` sets paths written with `__` for the dot (`training__epochs=2`).
 
     A value of `...` removes the field.

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from examples.quickstart.environment import Environment
+from examples.quickstart.environment import Environment, QuickstartError
 from tests.builders.jobs import make_manifest
 
 
@@ -69,15 +69,12 @@ class Jobs:
         return self.kubectl("get", "ftj", name, "-o", "jsonpath={.metadata.uid}")
 
     def wait_for(self, name: str, condition: str, timeout_seconds: int = 240) -> dict[str, Any]:
-        """`kubectl wait --for=condition=…`; the status afterwards, or the status in the error."""
+        """`kubectl wait` until the job has ended, then for the condition; the status, also in the error."""
         try:
-            self.kubectl(
-                "wait", f"--for=condition={condition}", f"--timeout={timeout_seconds}s", f"ftj/{name}"
-            )
-        except Exception as error:
-            raise AssertionError(
-                f"{name} is not {condition}: {json.dumps(self.status(name), indent=1)}"
-            ) from error
+            self.kubectl("wait", "--for=condition=Finished", f"--timeout={timeout_seconds}s", f"ftj/{name}")
+            self.kubectl("wait", f"--for=condition={condition}", "--timeout=0s", f"ftj/{name}")
+        except QuickstartError as error:
+            raise AssertionError(f"{name} is not {condition}: {json.dumps(self.status(name), indent=1)}") from error
         return self.status(name)
 
     def wait_until(

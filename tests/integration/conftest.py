@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,11 +35,13 @@ def control_plane(short_tmp: Path) -> Iterator[ControlPlane]:
 def crd_kubeconfig(control_plane: ControlPlane) -> Path:
     """The administrator's kubeconfig of a control plane on which the CRD is installed and established."""
     kubectl = [str(control_plane.kubectl), "--kubeconfig", str(control_plane.kubeconfig)]
-    for arguments in (
-        ["apply", "--server-side", "-f", str(ROOT / "crds/finetunejobs.yaml")],
-        ["wait", "--for=condition=Established", "--timeout=30s", "crd/finetunejobs.finetune.dev"],
-    ):
-        subprocess.run([*kubectl, *arguments], check=True, capture_output=True, timeout=60)
+    apply = ["apply", "--server-side", "-f", str(ROOT / "crds/finetunejobs.yaml")]
+    subprocess.run([*kubectl, *apply], check=True, capture_output=True, timeout=60)
+    # `kubectl wait` fails on a CRD that has no conditions yet, so the new resource itself is asked for.
+    deadline = time.monotonic() + 30
+    while subprocess.run([*kubectl, "get", "finetunejobs", "-A"], capture_output=True, timeout=60).returncode:
+        assert time.monotonic() < deadline, "the CRD is not served after 30 s"
+        time.sleep(0.2)
     return control_plane.kubeconfig
 
 

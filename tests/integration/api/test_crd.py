@@ -24,7 +24,7 @@ def apply(kubeconfig: Path, manifest: dict[str, Any], *arguments: str) -> subpro
     return kubectl(kubeconfig, "apply", *arguments, "-f", "-", stdin=json.dumps(manifest))
 
 
-WRONG: list[tuple[str, dict[str, object], str]] = [
+WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("an unknown block", {"trainning": {"epochs": 3}}, 'unknown field "spec.trainning"'),
     ("an unknown field", {"training__epoch": 3}, 'unknown field "spec.training.epoch"'),
     ("a method in lower case", {"method__type": "lora"}, 'spec.method.type: Unsupported value: "lora"'),
@@ -115,7 +115,7 @@ WRONG: list[tuple[str, dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("changes", "sentence"), [pytest.param(c, s, id=i) for i, c, s in WRONG])
 def test_a_wrong_object_is_refused_at_apply(
-    crd_kubeconfig: Path, changes: dict[str, object], sentence: str
+    crd_kubeconfig: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     refused = apply(crd_kubeconfig, make_manifest(**changes), "--dry-run=server")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -9,7 +11,7 @@ from finetune_api.spec import FineTuneJobSpec
 from tests.builders.jobs import make_manifest
 
 
-def parse(**changes: object) -> FineTuneJobSpec:
+def parse(**changes: Any) -> FineTuneJobSpec:
     return FineTuneJobSpec.model_validate(make_manifest(**changes)["spec"])
 
 
@@ -49,7 +51,7 @@ def test_a_minimal_job_gets_the_documented_defaults() -> None:
         ),
     ],
 )
-def test_a_wrong_value_is_refused_at_its_field(changes: dict[str, object], location: str) -> None:
+def test_a_wrong_value_is_refused_at_its_field(changes: dict[str, Any], location: str) -> None:
     with pytest.raises(ValidationError) as refusal:
         parse(**changes)
 

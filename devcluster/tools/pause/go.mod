@@ -1,0 +1,3 @@
+module finetune.dev/devcluster/tools/pause
+
+go 1.24.0

@@ -1,0 +1,215 @@
+"""What the watches have delivered, by owner: live FineTuneJobs, their children's facts and their newest report.
+
+Finished jobs are only remembered by name, and of objects only the facts are kept: thousands of them must fit.
+Nothing here is trusted for absence: a watch may lag or lose a deletion, so "missing" is confirmed by a live read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from finetune_operator.job_resource import FineTuneJob, JobKey, is_settled, parse_job
+from finetune_operator.kubernetes_objects import JsonObject
+from finetune_operator.observation import (
+    EventsSeen,
+    JobFacts,
+    Observed,
+    PodFacts,
+    ReceivedReport,
+    observe_job,
+    observe_pod,
+)
+
+
+@dataclass
+class _Family:
+    """The children of one FineTuneJob, by uid."""
+
+    key: JobKey
+    children: set[str] = field(default_factory=set)
+    jobs: dict[str, JobFacts] = field(default_factory=dict)
+    pods: dict[str, PodFacts] = field(default_factory=dict)
+    events: dict[str, EventsSeen] = field(default_factory=dict)
+    report: ReceivedReport | None = None
+
+
+class Cache:
+    """The operator's memory. Every `observe_…` returns the key of the job that may have to be reconciled."""
+
+    def __init__(self) -> None:
+        self._live: dict[JobKey, FineTuneJob] = {}
+        self._settled: dict[JobKey, tuple[str, str]] = {}
+        self._families: dict[str, _Family] = {}
+        self._owner_of_child: dict[str, str] = {}
+        self._child_of_pod: dict[str, str] = {}
+
+    # --- FineTuneJobs ------------------------------------------------------------------------------------------
+
+    def job(self, key: JobKey) -> FineTuneJob | None:
+        """The live job of this name."""
+        return self._live.get(key)
+
+    def live_keys(self) -> tuple[JobKey, ...]:
+        """Keys of all live jobs."""
+        return tuple(self._live)
+
+    def observe_finetune_job(self, body: JsonObject) -> JobKey | None:
+        """Take in a FineTuneJob. Raises UnreadableStatus."""
+        metadata = body["metadata"]
+        key = JobKey(metadata["namespace"], metadata["name"])
+        uid, version = metadata["uid"], metadata["resourceVersion"]
+        if self._is_known(key, uid, version):
+            return None
+        if is_settled(body):
+            self._live.pop(key, None)
+            self._settled[key] = (uid, version)
+            self._drop_family(uid)
+            return None
+        self._settled.pop(key, None)
+        self._live[key] = parse_job(body)
+        return key
+
+    def forget_finetune_job(self, key: JobKey, uid: str) -> None:
+        """Drop a deleted job; a younger one of the same name stays."""
+        if key in self._live and self._live[key].uid == uid:
+            del self._live[key]
+        if key in self._settled and self._settled[key][0] == uid:
+            del self._settled[key]
+        self._drop_family(uid)
+
+    def retain(self, listed: Set[str], *, created_before: datetime) -> None:
+        """Drop what a fresh listing does not hold although it is old enough: a watch may have lost its deletion."""
+        for key, job in list(self._live.items()):
+            if job.uid not in listed and job.created < created_before:
+                self.forget_finetune_job(key, job.uid)
+        for key, (uid, _) in list(self._settled.items()):
+            if uid not in listed:
+                del self._settled[key]
+        for family in self._families.values():
+            _retain(family.jobs, listed, created_before)
+            _retain(family.pods, listed, created_before)
+
+    def _is_known(self, key: JobKey, uid: str, version: str) -> bool:
+        """Whether we hold this version or a younger one, which may be our own write's answer."""
+        live = self._live.get(key)
+        held = (live.uid, live.resource_version) if live else self._settled.get(key)
+        return held is not None and held[0] == uid and not _is_newer(version, held[1])
+
+    def _drop_family(self, uid: str) -> None:
+        family = self._families.pop(uid, None)
+        for child in family.children if family else ():
+            self._owner_of_child.pop(child, None)
+        for pod in family.pods if family else ():
+            self._child_of_pod.pop(pod, None)
+
+    # --- children ----------------------------------------------------------------------------------------------
+
+    def observed(self, uid: str) -> Observed:
+        """All that is known of a job's children."""
+        family = self._families.get(uid)
+        if family is None:
+            return Observed()
+        return Observed(
+            jobs=tuple(family.jobs.values()),
+            pods=tuple(family.pods.values()),
+            report=family.report,
+            events=dict(family.events),
+        )
+
+    def observe_child_job(self, body: JsonObject) -> JobKey | None:
+        """Take in a child Job."""
+        facts = observe_job(body)
+        if facts is None or self._is_settled(facts):
+            return None
+        return self.add_child_job(facts)
+
+    def add_child_job(self, facts: JobFacts) -> JobKey:
+        """Take in a child Job's facts."""
+        key = JobKey(facts.namespace, facts.owner_name)
+        family = self._families.setdefault(facts.owner_uid, _Family(key))
+        family.jobs[facts.uid] = facts
+        family.children.add(facts.uid)
+        self._owner_of_child[facts.uid] = facts.owner_uid
+        return key
+
+    def forget_child_job(self, body: JsonObject) -> JobKey | None:
+        """Drop a deleted Job. Its pods stay until they are gone themselves: the next attempt waits for them."""
+        facts = observe_job(body)
+        if facts is None:
+            return None
+        family = self._families.get(facts.owner_uid)
+        if family is not None:
+            family.jobs.pop(facts.uid, None)
+        return JobKey(facts.namespace, facts.owner_name)
+
+    def observe_pod(self, body: JsonObject) -> JobKey | None:
+        """Take in a pod. One whose Job is not known yet is dropped: a look-up finds it when it matters."""
+        facts = observe_pod(body)
+        owner_uid = self._owner_of_child.get(facts.job_uid) if facts else None
+        if facts is None or owner_uid is None:
+            return None
+        family = self._families[owner_uid]
+        if family.pods.get(facts.uid) == facts:
+            return None
+        family.pods[facts.uid] = facts
+        self._child_of_pod[facts.uid] = facts.job_uid
+        return family.key
+
+    def forget_pod(self, body: JsonObject) -> JobKey | None:
+        """Drop a deleted pod."""
+        facts = observe_pod(body)
+        owner_uid = self._owner_of_child.get(facts.job_uid) if facts else None
+        family = self._families.get(owner_uid) if owner_uid else None
+        if facts is None or family is None:
+            return None
+        family.pods.pop(facts.uid, None)
+        family.events.pop(facts.uid, None)
+        self._child_of_pod.pop(facts.uid, None)
+        return family.key
+
+    def note_events(self, owner_uid: str, object_uid: str, seen: EventsSeen) -> None:
+        """Remember what a look at an object's events found."""
+        if owner_uid in self._families:
+            self._families[owner_uid].events[object_uid] = seen
+
+    # --- reports -----------------------------------------------------------------------------------------------
+
+    def child_of_pod(self, pod_uid: str) -> tuple[str, str] | None:
+        """The uids of the child Job and of the FineTuneJob that a pod belongs to."""
+        child = self._child_of_pod.get(pod_uid)
+        owner = self._owner_of_child.get(child) if child else None
+        return (child, owner) if child and owner else None
+
+    def note_report(self, owner_uid: str, report: ReceivedReport) -> JobKey | None:
+        """Remember a job's newest report."""
+        family = self._families.get(owner_uid)
+        if family is None:
+            return None
+        family.report = report
+        return family.key
+
+    def forget_report(self, owner_uid: str) -> None:
+        """Drop a report that made the status unacceptable."""
+        if owner_uid in self._families:
+            self._families[owner_uid].report = None
+
+    def _is_settled(self, facts: JobFacts) -> bool:
+        uid, _ = self._settled.get(JobKey(facts.namespace, facts.owner_name), ("", ""))
+        return uid == facts.owner_uid
+
+
+def _retain(
+    facts: dict[str, JobFacts] | dict[str, PodFacts], listed: Set[str], created_before: datetime
+) -> None:
+    for uid in [uid for uid, each in facts.items() if uid not in listed and each.created < created_before]:
+        del facts[uid]
+
+
+def _is_newer(version: str, than: str) -> bool:
+    """Whether one resource version is younger than another.
+
+    Resource versions of one kind are ordered numbers in every API server there is (KEP-5504 makes it official).
+    """
+    return not (version.isdecimal() and than.isdecimal()) or int(version) > int(than)

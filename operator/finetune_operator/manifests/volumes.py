@@ -1,0 +1,102 @@
+"""What a stage's pod mounts: the job file, a working folder, the progress token and CA, credentials and data."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_api import names
+from finetune_api.names import Stage
+from finetune_api.spec import FineTuneJobSpec
+from finetune_operator.kubernetes_objects import JsonObject
+from finetune_operator.manifests.resources import stage_resources
+from finetune_operator.references import Reference, ReferenceKind, list_references
+from finetune_operator.settings import PodSettings
+
+# The kubelet renews a projected token when a fifth of its life is left.
+TOKEN_LIFETIME_SECONDS = 3600
+# Readable by the pod's group (fsGroup), by nobody else.
+SECRET_FILE_MODE = 0o440
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume and the one place where it is mounted."""
+
+    name: str
+    mount_path: str
+    source: JsonObject
+    read_only: bool = True
+
+
+def build_volumes(volumes: Sequence[Volume]) -> list[JsonObject]:
+    """Build the pod's `volumes`."""
+    return [{"name": volume.name, **volume.source} for volume in volumes]
+
+
+def build_mounts(volumes: Sequence[Volume]) -> list[JsonObject]:
+    """Build the container's `volumeMounts`."""
+    return [
+        {
+            "name": volume.name,
+            "mountPath": volume.mount_path,
+            **({"readOnly": True} if volume.read_only else {}),
+        }
+        for volume in volumes
+    ]
+
+
+def list_volumes(
+    spec: FineTuneJobSpec, config_map: str, stage: Stage, settings: PodSettings
+) -> tuple[Volume, ...]:
+    """List the volumes of a stage's pod."""
+    return (
+        Volume("job", posixpath.dirname(names.JOB_FILE_PATH), {"configMap": {"name": config_map}}),
+        _work(spec, stage),
+        *(_shared_memory(spec) if stage is Stage.TRAIN else ()),
+        _progress_token(),
+        _progress_ca(settings),
+        *(_reference(index, each) for index, each in enumerate(list_references(spec, stage))),
+    )
+
+
+def _work(spec: FineTuneJobSpec, stage: Stage) -> Volume:
+    size = stage_resources(spec, stage).ephemeral_storage
+    return Volume("work", names.WORK_DIRECTORY, {"emptyDir": {"sizeLimit": size}}, read_only=False)
+
+
+def _shared_memory(spec: FineTuneJobSpec) -> tuple[Volume, ...]:
+    # Without it /dev/shm is the runtime's 64 MiB, which NCCL and DataLoader workers outgrow.
+    source = {"emptyDir": {"medium": "Memory", "sizeLimit": spec.resources.shared_memory}}
+    return (Volume("shared-memory", "/dev/shm", source, read_only=False),)  # noqa: S108
+
+
+def _progress_token() -> Volume:
+    token = {
+        "audience": names.PROGRESS_TOKEN_AUDIENCE,
+        "expirationSeconds": TOKEN_LIFETIME_SECONDS,
+        "path": posixpath.basename(names.PROGRESS_TOKEN_PATH),
+    }
+    return Volume(
+        "progress-token",
+        posixpath.dirname(names.PROGRESS_TOKEN_PATH),
+        {"projected": {"sources": [{"serviceAccountToken": token}], "defaultMode": SECRET_FILE_MODE}},
+    )
+
+
+def _progress_ca(settings: PodSettings) -> Volume:
+    # Optional: a job must not wait for what only its display needs. Mounted live, so that rotation arrives.
+    source = {"configMap": {"name": settings.ca_config_map, "optional": True}}
+    return Volume("progress-ca", posixpath.dirname(names.PROGRESS_CA_PATH), source)
+
+
+def _reference(index: int, reference: Reference) -> Volume:
+    """Mount what the spec names. The volume is numbered, because object names may be longer than volume names."""
+    match reference.kind:
+        case ReferenceKind.SECRET:
+            source = {"secret": {"secretName": reference.name, "defaultMode": SECRET_FILE_MODE}}
+            return Volume(f"credentials-{index}", names.credentials_directory(reference.name), source)
+        case ReferenceKind.CONFIG_MAP:
+            source = {"configMap": {"name": reference.name}}
+            return Volume(f"data-{index}", names.config_map_directory(reference.name), source)

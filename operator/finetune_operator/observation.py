@@ -1,0 +1,262 @@
+"""Child Jobs, Pods and events, reduced to the facts that the reconciler decides on.
+
+The watches and the live look-ups both come through here, so a fact means the same wherever it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from pydantic import ValidationError
+
+from finetune_api import KIND, names
+from finetune_api.names import Stage
+from finetune_api.progress import ProgressReport
+from finetune_api.reasons import Reason
+from finetune_operator.kubernetes_objects import Event, Job, JsonObject, ObjectCondition, Pod
+from finetune_operator.times import utc_now
+
+# A pod whose deletion has not come to an end so long after its grace period sits on a node that no longer answers.
+NODE_LOST_AFTER = timedelta(seconds=60)
+
+
+# Events after which an earlier complaint about mounts or scheduling is history.
+_GOT_FURTHER = frozenset({"Pulling", "Pulled", "Created", "Started"})
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+class JobState(StrEnum):
+    """Where a child Job stands; `FailureTarget` and `SuccessCriteriaMet` already count as the end."""
+
+    ACTIVE = "Active"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+_STATE_OF_CONDITION = {
+    "SuccessCriteriaMet": JobState.SUCCEEDED,
+    "Complete": JobState.SUCCEEDED,
+    "FailureTarget": JobState.FAILED,
+    "Failed": JobState.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """A child Job: one attempt of one stage."""
+
+    name: str
+    namespace: str
+    uid: str
+    owner_name: str
+    owner_uid: str
+    stage: Stage
+    attempt: int
+    created: datetime
+    state: JobState
+    suspended: bool = False
+    deleting: bool = False
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerEnd:
+    """How the trainer container ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+    finished: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """A pod of a child Job."""
+
+    name: str
+    namespace: str
+    uid: str
+    job_uid: str
+    created: datetime
+    phase: str = "Pending"
+    node: str | None = None
+    image: str | None = None
+    started: datetime | None = None
+    end: ContainerEnd | None = None
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable_message: str = ""
+    disruption_reason: str = ""
+    disruption_message: str = ""
+    reason: str = ""
+    message: str = ""
+    deletion_deadline: datetime | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether none of its containers will run again."""
+        return self.phase in ("Succeeded", "Failed")
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether it should be long gone but no kubelet has confirmed it."""
+        deadline = self.deletion_deadline
+        return not self.has_ended and deadline is not None and now > deadline + NODE_LOST_AFTER
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """The newest Warning event of an object."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsSeen:
+    """What a look at an object's events found, and when."""
+
+    complaint: Complaint | None
+    looked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedReport:
+    """A progress report and the child Job whose pod sent it."""
+
+    job_uid: str
+    report: ProgressReport
+    received: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the API server did not let us create an attempt."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All facts about one FineTuneJob's children."""
+
+    jobs: tuple[JobFacts, ...] = ()
+    pods: tuple[PodFacts, ...] = ()
+    report: ReceivedReport | None = None
+    events: Mapping[str, EventsSeen] = field(default_factory=dict)
+    # Confirmed by a live read in this pass: names of Jobs that do not exist, uids of Jobs whose pods are all known.
+    absent_jobs: frozenset[str] = frozenset()
+    jobs_with_all_pods: frozenset[str] = frozenset()
+    refusal: Refusal | None = None
+
+    def job(self, uid: str) -> JobFacts | None:
+        """The child Job with this uid."""
+        return next((job for job in self.jobs if job.uid == uid), None)
+
+    def pod_of(self, job_uid: str) -> PodFacts | None:
+        """The newest pod of a child Job."""
+        pods = [pod for pod in self.pods if pod.job_uid == job_uid]
+        return max(pods, key=lambda pod: pod.created, default=None)
+
+    def with_job(self, job: JobFacts) -> Observed:
+        """The same facts with this child Job as it is now."""
+        return replace(self, jobs=(*(known for known in self.jobs if known.uid != job.uid), job))
+
+
+def observe_job(body: JsonObject) -> JobFacts | None:
+    """Facts of a Job, or None where it is no child of a FineTuneJob."""
+    job = Job.model_validate(body)
+    owner, labels = job.metadata.controller, job.metadata.labels
+    if owner is None or owner.kind != KIND:
+        return None
+    try:
+        stage, attempt = Stage(labels[names.LABEL_STAGE]), int(labels[names.LABEL_ATTEMPT])
+    except (KeyError, ValueError):
+        return None
+    end = _end_condition(job.status.conditions)
+    return JobFacts(
+        name=job.metadata.name,
+        namespace=job.metadata.namespace,
+        uid=job.metadata.uid,
+        owner_name=owner.name,
+        owner_uid=owner.uid,
+        stage=stage,
+        attempt=attempt,
+        created=job.metadata.creation_timestamp or utc_now(),
+        state=_STATE_OF_CONDITION[end.type] if end else JobState.ACTIVE,
+        suspended=bool(job.spec.suspend),
+        deleting=job.metadata.deletion_timestamp is not None,
+        reason=end.reason if end else "",
+        message=end.message if end else "",
+    )
+
+
+def observe_pod(body: JsonObject) -> PodFacts | None:
+    """Facts of a Pod, or None where no Job controls it."""
+    pod = Pod.model_validate(body)
+    owner = pod.metadata.controller
+    if owner is None or owner.kind != "Job":
+        return None
+    states = [
+        status.state for status in pod.status.container_statuses if status.name == names.TRAINER_CONTAINER
+    ]
+    state = states[0] if states else None
+    running, end, waiting = (state.running, state.terminated, state.waiting) if state else (None, None, None)
+    unscheduled = _find(pod.status.conditions, "PodScheduled", "False")
+    disruption = _find(pod.status.conditions, "DisruptionTarget", "True")
+    return PodFacts(
+        name=pod.metadata.name,
+        namespace=pod.metadata.namespace,
+        uid=pod.metadata.uid,
+        job_uid=owner.uid,
+        created=pod.metadata.creation_timestamp or utc_now(),
+        phase=pod.status.phase,
+        node=pod.spec.node_name,
+        image=next(
+            (each.image for each in pod.spec.containers if each.name == names.TRAINER_CONTAINER), None
+        ),
+        started=running.started_at if running else end.started_at if end else None,
+        end=ContainerEnd(end.exit_code, end.reason, end.message, end.finished_at) if end else None,
+        waiting_reason=waiting.reason if waiting else "",
+        waiting_message=waiting.message if waiting else "",
+        unschedulable_message=unscheduled.message if unscheduled else "",
+        disruption_reason=(disruption.reason or "DisruptionTarget") if disruption else "",
+        disruption_message=disruption.message if disruption else "",
+        reason=pod.status.reason,
+        message=pod.status.message,
+        deletion_deadline=pod.metadata.deletion_timestamp,
+    )
+
+
+def observe_complaint(bodies: Iterable[JsonObject]) -> Complaint | None:
+    """The newest Warning among an object's events, unless the kubelet has got further since."""
+    telling = [
+        event for event in _parse_events(bodies) if event.type == "Warning" or event.reason in _GOT_FURTHER
+    ]
+    # A pod is never unscheduled, so whatever else was said about it was said after the scheduler's complaints.
+    later = [event for event in telling if event.reason != "FailedScheduling"]
+    newest = max(later or telling, key=lambda event: event.last_seen or _LONG_AGO, default=None)
+    if newest is None or newest.type != "Warning":
+        return None
+    return Complaint(newest.reason, newest.message)
+
+
+def _parse_events(bodies: Iterable[JsonObject]) -> Iterator[Event]:
+    for body in bodies:
+        # Anybody may write events; a strange one is no reason to stop.
+        with contextlib.suppress(ValidationError):
+            yield Event.model_validate(body)
+
+
+def _end_condition(conditions: Iterable[ObjectCondition]) -> ObjectCondition | None:
+    ended = [each for each in conditions if each.status == "True" and each.type in _STATE_OF_CONDITION]
+    return ended[0] if ended else None
+
+
+def _find(conditions: Iterable[ObjectCondition], kind: str, status: str) -> ObjectCondition | None:
+    return next((each for each in conditions if each.type == kind and each.status == status), None)

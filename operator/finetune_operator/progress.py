@@ -1,0 +1,141 @@
+"""A progress report folded into status: figures, the checkpoint, what really runs; and how often that is written."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+
+from finetune_api.progress import ProgressReport, TrainingReport
+from finetune_api.status import CheckpointStatus, Effective, FineTuneJobStatus, Progress
+from finetune_api.termination import TrainedFacts
+from finetune_operator.observation import ReceivedReport
+from finetune_operator.times import format_time, parse_time, seconds_until
+
+
+def fold_report(status: FineTuneJobStatus, received: ReceivedReport) -> FineTuneJobStatus:
+    """Status with what the train pod reported. The attempt's own step is part of it."""
+    training, time = received.report.finetune, format_time(received.received)
+    progress = (
+        _from_training_report(training, received.report, time)
+        if training
+        else _from_plain_report(status.progress, received.report, time)
+    )
+    return status.model_copy(
+        update={
+            "progress": progress,
+            "effective": _effective(training) or status.effective,
+            "checkpoint": _checkpoint(training, received.received) or status.checkpoint,
+            "attempts": [
+                attempt.model_copy(update={"step": progress.step})
+                if attempt.job_uid == received.job_uid
+                else attempt
+                for attempt in status.attempts
+            ],
+        }
+    )
+
+
+def _from_training_report(training: TrainingReport, report: ProgressReport, time: str) -> Progress:
+    remaining = report.trainer_status.estimated_remaining_seconds
+    return Progress(
+        step=training.step,
+        total_steps=training.total_steps,
+        epoch=training.epoch,
+        percent=_percent(training.step, training.total_steps),
+        loss=training.loss,
+        learning_rate=training.learning_rate,
+        tokens_per_second=training.tokens_per_second,
+        eta_seconds=remaining,
+        peak_memory_bytes=training.peak_memory_bytes,
+        last_update_time=time,
+    )
+
+
+def _from_plain_report(known: Progress | None, report: ProgressReport, time: str) -> Progress:
+    """A plain Hugging Face Trainer says no step: percent, the remaining time and whatever metrics it has."""
+    known = known or Progress(step=0, total_steps=0)
+    told = {metric.name: metric.value for metric in report.trainer_status.metrics}
+    step = _number(told.get("step"))
+    return known.model_copy(
+        update={
+            "step": known.step if step is None else int(step),
+            "percent": report.trainer_status.progress_percentage,
+            "loss": _number(told.get("loss")),
+            "learning_rate": _number(told.get("learning_rate")),
+            "epoch": _number(told.get("epoch")),
+            "eta_seconds": report.trainer_status.estimated_remaining_seconds,
+            "last_update_time": time,
+        }
+    )
+
+
+def _number(text: str | None) -> float | None:
+    """A finite number, or None: NaN never reaches status."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _percent(step: int, total_steps: int) -> int | None:
+    return min(100, step * 100 // total_steps) if total_steps else None
+
+
+def _effective(training: TrainingReport | None) -> Effective | None:
+    told = training.effective if training else None
+    return Effective.model_validate(told.model_dump()) if told else None
+
+
+def _checkpoint(training: TrainingReport | None, received: datetime) -> CheckpointStatus | None:
+    told = training.checkpoint if training else None
+    if told is None:
+        return None
+    try:
+        committed = parse_time(told.time)
+    except ValueError:
+        committed = (
+            received  # The pod's word is untrusted, and a malformed time would make the whole status invalid.
+        )
+    return CheckpointStatus(step=told.step, uri=told.uri, time=format_time(committed))
+
+
+def finish_progress(progress: Progress | None, trained: TrainedFacts | None, time: str) -> Progress | None:
+    """The last word about training, also where no report arrived."""
+    if trained is None:
+        return progress.model_copy(update={"eta_seconds": None}) if progress else None
+    known = progress or Progress(step=trained.step, total_steps=trained.step)
+    total = known.total_steps or trained.step
+    return known.model_copy(
+        update={
+            "step": trained.step,
+            "total_steps": total,
+            "percent": _percent(trained.step, total),
+            "loss": trained.loss if trained.loss is not None else known.loss,
+            "eta_seconds": None,
+            "last_update_time": time,
+        }
+    )
+
+
+def differs_in_progress_only(old: FineTuneJobStatus, new: FineTuneJobStatus) -> bool:
+    """Whether nothing but figures moved; such a write can wait."""
+    return _without_progress(old) == _without_progress(new)
+
+
+def _without_progress(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    return status.model_copy(
+        update={
+            "progress": None,
+            "effective": None,
+            "checkpoint": None,
+            "display": None,
+            "attempts": [attempt.model_copy(update={"step": None}) for attempt in status.attempts],
+        }
+    )
+
+
+def seconds_until_due(status: FineTuneJobStatus, interval: timedelta, now: datetime) -> float:
+    """Seconds until figures may be written again; the first ones may at once."""
+    written = status.progress.last_update_time if status.progress else None
+    return seconds_until(parse_time(written) + interval, now) if written else 0.0

@@ -1,0 +1,259 @@
+"""Facts → `status`: phase, reason, message, conditions and the texts of kubectl's columns, from where the job stands.
+
+Computed in memory from the old status and the standing; the controller writes it once, if it differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from finetune_api.layout import RunLayout
+from finetune_api.names import Stage, child_name
+from finetune_api.reasons import Reason
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import (
+    ConditionStatus,
+    ConditionType,
+    Display,
+    FineTuneJobStatus,
+    Outputs,
+    Phase,
+    Progress,
+    Provenance,
+)
+from finetune_api.termination import TerminationMessage
+from finetune_operator import conditions
+from finetune_operator.conditions import Verdict
+from finetune_operator.job_resource import FineTuneJob
+from finetune_operator.progress import finish_progress
+from finetune_operator.standing import Active, Failed, Restarting, Standing, Starting, Succeeded
+from finetune_operator.times import format_duration, format_time
+
+_PHASE_OF_STAGE = {Stage.PREPARE: Phase.PREPARING, Stage.TRAIN: Phase.TRAINING, Stage.EXPORT: Phase.EXPORTING}
+_REASON_OF_STAGE = {
+    Stage.PREPARE: Reason.PREPARING,
+    Stage.TRAIN: Reason.TRAINING,
+    Stage.EXPORT: Reason.EXPORTING,
+}
+_DOING = {
+    Stage.PREPARE: "checks and tokenises the data",
+    Stage.TRAIN: "trains",
+    Stage.EXPORT: "merges and verifies the model",
+}
+_TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
+
+
+def compute_status(
+    job: FineTuneJob,
+    base: FineTuneJobStatus,
+    standing: Standing,
+    done: Collection[Stage],
+    now: datetime,
+) -> FineTuneJobStatus:
+    """Status of a job. `base` carries the history (attempts, figures, outputs), already brought up to date."""
+    phase, reason, message = _summarise(job, base, standing)
+    finished = isinstance(standing, Succeeded | Failed)
+    verdicts = _judge(standing, done, base, reason, message)
+    progress = (
+        finish_progress(base.progress, None, format_time(now))
+        if phase is not Phase.TRAINING
+        else base.progress
+    )
+    return base.model_copy(
+        update={
+            "observed_generation": job.generation,
+            "conditions": conditions.set_conditions(
+                base.conditions, verdicts, generation=job.generation, now=now
+            ),
+            "phase": phase,
+            "reason": reason,
+            "message": message,
+            "start_time": base.start_time or (base.attempts[0].started if base.attempts else None),
+            "completion_time": (base.completion_time or format_time(now)) if finished else None,
+            "progress": progress,
+            "display": _display(job.spec, progress, phase),
+        }
+    )
+
+
+def reject_spec(job: FineTuneJob, problem: str, now: datetime) -> FineTuneJobStatus:
+    """Status of a job whose spec does not parse: it fails, and goes on once the spec is corrected."""
+    refused = Verdict(ConditionType.ACCEPTED, _FALSE, Reason.INVALID_SPEC, problem)
+    ended = (
+        Verdict(ConditionType.SUCCEEDED, _FALSE, Reason.INVALID_SPEC, problem),
+        Verdict(ConditionType.FAILED, _TRUE, Reason.INVALID_SPEC, problem),
+        Verdict(ConditionType.FINISHED, _TRUE, Reason.INVALID_SPEC, problem),
+    )
+    return job.status.model_copy(
+        update={
+            "observed_generation": job.generation,
+            "conditions": conditions.set_conditions(
+                job.status.conditions, (refused, *ended), generation=job.generation, now=now
+            ),
+            "phase": Phase.FAILED,
+            "reason": Reason.INVALID_SPEC.value,
+            "message": problem,
+            "completion_time": job.status.completion_time or format_time(now),
+        }
+    )
+
+
+def is_finished(status: FineTuneJobStatus) -> bool:
+    """Whether the job has ended, either way."""
+    return conditions.is_true(status.conditions, ConditionType.FINISHED)
+
+
+def was_rejected(status: FineTuneJobStatus) -> bool:
+    """Whether it ended only because its spec did not parse."""
+    failed = conditions.find_condition(status.conditions, ConditionType.FAILED)
+    return failed is not None and failed.reason == Reason.INVALID_SPEC and not status.attempts
+
+
+def fold_termination(
+    job: FineTuneJob, status: FineTuneJobStatus, message: TerminationMessage, now: datetime
+) -> FineTuneJobStatus:
+    """Status with what a stage left behind when it succeeded: provenance, final figures, outputs."""
+    update: dict[str, object] = {}
+    if message.prepared is not None:
+        facts = message.prepared
+        update["provenance"] = Provenance(
+            model_digest=facts.model_digest,
+            dataset_digest=facts.dataset_digest,
+            rows_used=facts.rows_used,
+            rows_dropped=facts.rows_dropped,
+            trainer_image=status.provenance.trainer_image,
+        )
+        update["progress"] = Progress(step=0, total_steps=facts.total_steps, percent=0)
+        update["outputs"] = status.outputs.model_copy(update={"report_uri": _layout(job).report_uri})
+    if message.trained is not None:
+        update["progress"] = finish_progress(status.progress, message.trained, format_time(now))
+    if message.exported is not None:
+        update["outputs"] = Outputs(
+            adapter_uri=message.exported.adapter_uri,
+            merged_uri=message.exported.merged_uri,
+            report_uri=status.outputs.report_uri,
+            manifest_digest=message.exported.manifest_digest,
+            merge_max_logit_difference=message.exported.merge_max_logit_difference,
+        )
+    return status.model_copy(update=update)
+
+
+def _layout(job: FineTuneJob) -> RunLayout:
+    assert job.spec is not None
+    return RunLayout(output_uri=job.spec.output.uri, name=job.name, uid=job.uid)
+
+
+def _summarise(job: FineTuneJob, base: FineTuneJobStatus, standing: Standing) -> tuple[Phase, str, str]:
+    match standing:
+        case Succeeded():
+            where = base.outputs.merged_uri or base.outputs.adapter_uri
+            return (
+                Phase.SUCCEEDED,
+                Reason.SUCCEEDED,
+                f"The model stands at {where}." if where else "All stages are done.",
+            )
+        case Failed(reason, message):
+            return Phase.FAILED, reason.value, message
+        case Restarting(attempt, at):
+            return (
+                Phase.RESTARTING,
+                attempt.reason or Reason.RESTARTING,
+                (
+                    f"Attempt {attempt.number} of {attempt.stage} ended: {attempt.message} "
+                    f"Attempt {attempt.number + 1} starts at {format_time(at)}."
+                ),
+            )
+        case Starting(stage, number, refusal):
+            reason = refusal.reason if refusal else Reason.NOT_STARTED
+            return _phase_before_start(stage, number), reason, refusal.message if refusal else ""
+        case Active():
+            return _summarise_active(job, standing)
+
+
+def _summarise_active(job: FineTuneJob, standing: Active) -> tuple[Phase, str, str]:
+    stage, number = standing.attempt.stage, standing.attempt.number
+    child = child_name(job.name, stage, number)
+    if standing.explanation is not None:
+        phase = Phase.EXPORTING if stage is Stage.EXPORT else _phase_before_start(stage, number)
+        return phase, standing.explanation.reason, standing.explanation.message
+    if stage is Stage.TRAIN and not standing.has_started:
+        return _phase_before_start(stage, number), Reason.QUEUED, f"Job {child} waits for its pod to start."
+    return _PHASE_OF_STAGE[stage], _REASON_OF_STAGE[stage], f"Job {child} {_DOING[stage]}."
+
+
+def _phase_before_start(stage: Stage, number: int) -> Phase:
+    if number > 1:
+        return Phase.RESTARTING
+    return {Stage.PREPARE: Phase.PENDING, Stage.TRAIN: Phase.QUEUED, Stage.EXPORT: Phase.EXPORTING}[stage]
+
+
+def _judge(
+    standing: Standing, done: Collection[Stage], base: FineTuneJobStatus, reason: str, message: str
+) -> tuple[Verdict, ...]:
+    succeeded, failed = isinstance(standing, Succeeded), isinstance(standing, Failed)
+    end_reason = reason if succeeded or failed else Reason.IN_PROGRESS
+    end_message = message if succeeded or failed else ""
+    return (
+        Verdict(ConditionType.ACCEPTED, _TRUE, Reason.ACCEPTED, "The spec is valid."),
+        _judge_stage(ConditionType.PREPARED, Stage.PREPARE, Reason.PREPARED, standing, done, _prepared(base)),
+        _judge_running(standing, done),
+        _judge_stage(ConditionType.EXPORTED, Stage.EXPORT, Reason.EXPORTED, standing, done, _exported(base)),
+        Verdict(ConditionType.SUCCEEDED, _status(succeeded), end_reason, end_message),
+        Verdict(ConditionType.FAILED, _status(failed), end_reason, end_message),
+        Verdict(ConditionType.FINISHED, _status(succeeded or failed), end_reason, end_message),
+    )
+
+
+def _judge_stage(
+    kind: ConditionType, stage: Stage, reached: Reason, standing: Standing, done: Collection[Stage], told: str
+) -> Verdict:
+    if stage in done:
+        return Verdict(kind, _TRUE, reached, told)
+    if isinstance(standing, Failed):
+        return Verdict(kind, _FALSE, standing.reason)
+    under_way = isinstance(standing, Active | Restarting) and standing.attempt.stage is stage
+    return Verdict(kind, _FALSE, _REASON_OF_STAGE[stage] if under_way else Reason.NOT_STARTED)
+
+
+def _judge_running(standing: Standing, done: Collection[Stage]) -> Verdict:
+    if Stage.TRAIN in done:
+        return Verdict(ConditionType.RUNNING, _FALSE, Reason.TRAINED, "Training has ended.")
+    if isinstance(standing, Failed):
+        return Verdict(ConditionType.RUNNING, _FALSE, standing.reason)
+    if isinstance(standing, Restarting) and standing.attempt.stage is Stage.TRAIN:
+        return Verdict(ConditionType.RUNNING, _FALSE, Reason.RESTARTING)
+    if isinstance(standing, Active) and standing.attempt.stage is Stage.TRAIN:
+        runs = standing.has_started
+        return Verdict(ConditionType.RUNNING, _status(runs), Reason.TRAINING if runs else Reason.QUEUED)
+    return Verdict(ConditionType.RUNNING, _FALSE, Reason.NOT_STARTED)
+
+
+def _status(value: bool) -> ConditionStatus:
+    return _TRUE if value else _FALSE
+
+
+def _prepared(base: FineTuneJobStatus) -> str:
+    used, dropped = base.provenance.rows_used, base.provenance.rows_dropped
+    return "" if used is None else f"{used} rows are used, {dropped or 0} were dropped."
+
+
+def _exported(base: FineTuneJobStatus) -> str:
+    difference = base.outputs.merge_max_logit_difference
+    return (
+        ""
+        if difference is None
+        else f"The merged model's logits differ from base + adapter by at most {difference:.2g}."
+    )
+
+
+def _display(spec: FineTuneJobSpec | None, progress: Progress | None, phase: Phase) -> Display:
+    gpus = spec.parallelism.gpus_per_node if spec else 0
+    eta = progress.eta_seconds if progress and phase is Phase.TRAINING else None
+    return Display(
+        model=spec.model.source.rstrip("/").rsplit("/", 1)[-1] if spec else "",
+        gpus=str(gpus) if gpus else "cpu",
+        step=f"{progress.step}/{progress.total_steps}" if progress and progress.total_steps else "",
+        loss="" if progress is None or progress.loss is None else f"{progress.loss:.4g}",
+        eta="" if eta is None else format_duration(eta),
+    )

@@ -1,0 +1,161 @@
+"""Runs of the trainer as real processes against a real S3 server: what a pod does, without the pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from devcluster import S3Server
+from finetune_api.job_file import JobFile
+from finetune_api.names import ENV_WORK_DIRECTORY, Stage
+from finetune_api.termination import TerminationMessage
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.termination import ENV_TERMINATION_MESSAGE_PATH
+from tests.builders.jobs import make_manifest
+
+BUCKET = "trainer-runs"
+DEADLINE_SECONDS = 180.0
+
+
+def make_messages(count: int) -> list[dict[str, Any]]:
+    """Rows in Messages format, of quite different lengths."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {number}: " + "why? " * (number % 11)},
+                {"role": "assistant", "content": f"Answer {number}. " + "Because. " * (number % 7)},
+            ]
+        }
+        for number in range(count)
+    ]
+
+
+@dataclass
+class TrainingRun:
+    """One FineTuneJob's run; each stage call is one attempt in a fresh working folder."""
+
+    server: S3Server
+    folder: Path
+    uid: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 0
+
+    def job(self, stage: Stage) -> JobFile:
+        """The job file of the current attempt."""
+        spec = make_manifest(
+            model__source=f"s3://{BUCKET}/base",
+            dataset__train=[{"source": f"s3://{BUCKET}/rows.jsonl"}],
+            dataset__preparation={"maxLength": 256},
+            output={"uri": f"s3://{BUCKET}/out", "store": {"endpoint": self.server.endpoint}},
+            **{"parallelism__gpusPerNode": 0, **self.changes},
+        )["spec"]
+        fields = {"name": "tuned", "namespace": "tests", "uid": self.uid, "trainerImage": "trainer:test"}
+        return JobFile.model_validate({**fields, "stage": stage, "attempt": max(1, self.attempt), "spec": spec})
+
+    @property
+    def store(self) -> ObjectStore:
+        """The store as the trainer opens it."""
+        return ObjectStore.open(self.job(Stage.TRAIN).spec.output.store)
+
+    @property
+    def work(self) -> Path:
+        """The working folder of the current attempt."""
+        return self.folder / f"attempt-{self.attempt}"
+
+    def start(self, stage: Stage, **environment: str) -> StageProcess:
+        """Start a stage as its own process group."""
+        self.attempt += 1
+        self.work.mkdir(parents=True)
+        job_path = self.work / "job.json"
+        job_path.write_text(self.job(stage).model_dump_json())
+        message_path, log_path = self.work / "termination.json", self.work / "log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_trainer", str(stage), "--job", str(job_path)],
+                env={
+                    **os.environ,
+                    ENV_WORK_DIRECTORY: str(self.work),
+                    ENV_TERMINATION_MESSAGE_PATH: str(message_path),
+                    **environment,
+                },
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return StageProcess(process, self.work, message_path, log_path)
+
+    def run(self, stage: Stage, **environment: str) -> StageProcess:
+        """Run a stage to its end, which must be a good one."""
+        process = self.start(stage, **environment)
+        assert process.wait() == 0, process.log
+        return process
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """metrics.jsonl in the store."""
+        text = self.store.read_bytes(self.job(Stage.TRAIN).layout.metrics_uri).decode()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@dataclass
+class StageProcess:
+    """A running or finished stage."""
+
+    process: subprocess.Popen[bytes]
+    work: Path
+    message_path: Path
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def message(self) -> TerminationMessage:
+        """Its termination message."""
+        return TerminationMessage.model_validate_json(self.message_path.read_text())
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code."""
+        try:
+            return self.process.wait(DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the stage did not end\n{self.log}") from None
+
+    def wait_for_steps(self, count: int) -> None:
+        """Wait until that many steps are in the local metrics."""
+        self._wait_until(lambda: self._steps() >= count, f"{count} steps")
+
+    def terminate(self) -> None:
+        """SIGTERM to the parent alone, as the kubelet does."""
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL to all processes at once, as when the node is gone."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def rank_pids(self) -> list[int]:
+        """The ranks' process ids, in the order of their ranks."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(child) for child in children.split()]
+
+    def _steps(self) -> int:
+        path = self.work / "metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def _wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}\n{self.log}"
+            assert time.monotonic() < deadline, f"no {what} in time\n{self.log}"
+            time.sleep(0.005)

@@ -1,0 +1,47 @@
+"""One operator for all tests of this folder, which kill and restart it as they like, and one namespace a test."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devcluster import ControlPlane
+from tests.integration.operator.api_client import CORE, Api, wait_until
+from tests.integration.operator.kubelet import Kubelet
+from tests.integration.operator.process import OperatorProcess
+
+CERTIFICATE_SECRET = "finetune-operator-certificate"
+
+
+def make_namespace(control_plane: ControlPlane, prefix: str) -> Api:
+    """A namespace of one's own, with the ServiceAccount that pods need."""
+    api = Api(control_plane, f"{prefix}-{secrets.token_hex(3)}")
+    api.send("POST", "api/v1/namespaces", {"metadata": {"name": api.namespace}})
+    wait_until(lambda: api.read(CORE, "serviceaccounts", "default"))
+    return api
+
+
+@pytest.fixture(scope="session")
+def operator(control_plane: ControlPlane, crd_kubeconfig: Path, short_tmp: Path) -> Iterator[OperatorProcess]:
+    """An operator that serves all namespaces; its own holds the empty Secret that the chart makes."""
+    home = make_namespace(control_plane, "operator")
+    home.create(CORE, "secrets", {"metadata": {"name": CERTIFICATE_SECRET}, "type": "Opaque"})
+    operator = OperatorProcess(crd_kubeconfig, home.namespace, short_tmp / "operator.log")
+    operator.start()
+    yield operator
+    assert operator.stop() == 0
+
+
+@pytest.fixture
+def api(control_plane: ControlPlane, operator: OperatorProcess) -> Api:
+    """A namespace that the operator serves."""
+    return make_namespace(control_plane, "test")
+
+
+@pytest.fixture
+def kubelet(api: Api) -> Kubelet:
+    """A stand-in kubelet for the test's namespace."""
+    return Kubelet(api)

@@ -1,0 +1,277 @@
+"""prepare → train → export as real processes, killed and taken up again, against a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devcluster import S3Server
+from finetune_api.exit_codes import ExitCode
+from finetune_api.layout import ARTIFACT_MANIFEST_NAME, ArtifactManifest, CurrentPointer
+from finetune_api.names import ENV_WORK_DIRECTORY, Stage
+from finetune_api.spec import Store
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.trained import download_trained
+from tests.builders.tiny_models import CHATML, write_model
+from tests.builders.training_runs import BUCKET, TrainingRun, make_messages
+
+TOTAL_STEPS = 30
+SETTINGS: dict[str, Any] = {
+    "training__maxSteps": TOTAL_STEPS,
+    "training__globalBatchSize": 8,
+    "training__microBatchTokens": 512,
+    "training__learningRate": 5e-3,
+    "training__warmupSteps": 3,
+    "checkpoints__everySteps": 4,
+    "method__lora": {"rank": 4, "dropout": 0.1},
+}
+TWO_RANKS = {**SETTINGS, "method__lora": {"rank": 4}, "parallelism__gpusPerNode": 2}
+
+
+@pytest.fixture(scope="module")
+def server(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server with a base model and rows in it, and its keys in the environment."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key.identifier)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.access_key.secret)
+    (s3_server.data / BUCKET).mkdir()
+    folder = write_model(tmp_path_factory.mktemp("base"), "qwen3", shard_size="100KB")
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in make_messages(60)))
+    store = ObjectStore.open(Store(endpoint=s3_server.endpoint))
+    store.upload_files({f"s3://{BUCKET}/base/{path.name}": path for path in folder.iterdir() if path != rows})
+    store.upload_file(rows, f"s3://{BUCKET}/rows.jsonl")
+    yield s3_server
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def finished(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    """A run of one rank that nothing interrupted."""
+    run = TrainingRun(server, tmp_path_factory.mktemp("finished"), "11111111-0000", SETTINGS)
+    run.run(Stage.PREPARE)
+    process = run.run(Stage.TRAIN)
+    assert process.message.trained is not None
+    assert process.message.step == TOTAL_STEPS
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished_by_two(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    """A run of two ranks that nothing interrupted."""
+    run = TrainingRun(server, tmp_path_factory.mktemp("by-two"), "22222222-0000", TWO_RANKS)
+    run.run(Stage.PREPARE)
+    run.run(Stage.TRAIN)
+    return run
+
+
+def test_every_step_has_one_line_and_the_model_learns(finished: TrainingRun) -> None:
+    metrics = finished.metrics()
+    assert [line["step"] for line in metrics] == list(range(1, TOTAL_STEPS + 1))
+    assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.3
+    assert metrics[7]["epoch"] == 1.0
+
+
+def test_run_that_is_told_to_go_and_then_killed_ends_bit_for_bit_as_one_that_was_not(
+    finished: TrainingRun, server: S3Server, tmp_path: Path
+) -> None:
+    run = TrainingRun(server, tmp_path, "33333333-0000", SETTINGS)
+    run.run(Stage.PREPARE)
+
+    told_to_go = run.start(Stage.TRAIN)
+    told_to_go.wait_for_steps(5)
+    told_to_go.terminate()
+    assert told_to_go.wait() == ExitCode.PREEMPTED, told_to_go.log
+    saved = told_to_go.message.step
+    assert saved is not None and 5 <= saved < TOTAL_STEPS
+
+    killed = run.start(Stage.TRAIN)
+    killed.wait_for_steps(saved + 6)
+    killed.kill()
+    assert f"resuming from step {saved} (newest valid checkpoint" in killed.log
+
+    last = run.run(Stage.TRAIN)
+    assert "resuming from step " in last.log
+    assert_equal_metrics(run, finished)
+    assert adapter_digest(run, tmp_path / "a") == adapter_digest(finished, tmp_path / "b")
+
+
+def test_two_ranks_compute_the_losses_of_one(
+    finished_by_two: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The single rank runs in this process, so that torch is imported once less."""
+    one = TrainingRun(
+        finished_by_two.server, tmp_path, finished_by_two.uid, {**TWO_RANKS, "parallelism__gpusPerNode": 0}
+    )
+    losses = [line["loss"] for line in train_here(one, tmp_path, monkeypatch)]
+    assert losses == pytest.approx([line["loss"] for line in finished_by_two.metrics()], rel=1e-5)
+
+
+def test_losing_a_rank_ends_the_gang_and_the_next_attempt_goes_on_exactly(
+    finished_by_two: TrainingRun, server: S3Server, tmp_path: Path
+) -> None:
+    run = TrainingRun(server, tmp_path, "44444444-0000", TWO_RANKS)
+    run.run(Stage.PREPARE)
+
+    told_to_go = run.start(Stage.TRAIN)
+    told_to_go.wait_for_steps(5)
+    told_to_go.terminate()
+    assert told_to_go.wait() == ExitCode.PREEMPTED, told_to_go.log
+
+    bereft = run.start(Stage.TRAIN)
+    bereft.wait_for_steps(13)
+    os.kill(bereft.rank_pids()[1], signal.SIGKILL)
+    lost_at = time.monotonic()
+    assert bereft.wait() == 1
+    assert time.monotonic() - lost_at < 30
+    assert "rank 1 was killed by SIGKILL" in bereft.message.message
+
+    run.run(Stage.TRAIN)
+    assert_equal_metrics(run, finished_by_two)
+    assert adapter_digest(run, tmp_path / "a") == adapter_digest(finished_by_two, tmp_path / "b")
+
+
+def test_finished_training_is_not_repeated(finished: TrainingRun) -> None:
+    began = time.monotonic()
+    process = finished.run(Stage.TRAIN)
+    assert "was finished by an earlier attempt" in process.log
+    assert time.monotonic() - began < 5
+    assert process.message.step == TOTAL_STEPS
+
+
+def test_old_checkpoints_are_removed(finished: TrainingRun) -> None:
+    layout = finished.job(Stage.TRAIN).layout
+    steps = {info.name.split("/")[0] for info in finished.store.list_objects(layout.checkpoints_uri)}
+    assert steps == {"step-00000024", "step-00000028"}
+
+
+def test_exported_model_is_base_plus_adapter_and_loads_as_it_is(
+    finished: TrainingRun, server: S3Server, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    process = finished.run(Stage.EXPORT)
+    facts = process.message.exported
+    assert facts is not None and facts.merge_max_logit_difference is not None
+    assert facts.merge_max_logit_difference < 1e-4
+
+    # What `aws s3 sync` would bring: plain files below the run's folder.
+    layout = finished.job(Stage.EXPORT).layout
+    out = server.data / layout.run_uri.removeprefix("s3://")
+    pointer = CurrentPointer.model_validate_json(finished.store.read_bytes(layout.current_uri))
+    assert pointer.merged_uri == f"{layout.run_uri}/merged"
+    manifest_bytes = (out / "merged" / ARTIFACT_MANIFEST_NAME).read_bytes()
+    assert pointer.manifest_digest == hashlib.sha256(manifest_bytes).hexdigest() == facts.manifest_digest
+    assert_manifest_covers(out / "merged")
+    assert_manifest_covers(out / "adapter")
+
+    merged = AutoModelForCausalLM.from_pretrained(out / "merged")
+    base = AutoModelForCausalLM.from_pretrained(server.data / BUCKET / "base")
+    tokenizer = AutoTokenizer.from_pretrained(out / "merged")
+    assert tokenizer.chat_template == CHATML
+    assert AutoTokenizer.from_pretrained(out / "adapter").chat_template == CHATML
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "why?"}], tokenize=False)
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        before = base(**inputs).logits
+        adapted = PeftModel.from_pretrained(base, out / "adapter")(**inputs).logits
+        after = merged(**inputs).logits
+    assert (after - adapted).abs().max() < 1e-4
+    assert (after - before).abs().max() > 0.1
+
+
+def test_export_taken_up_again_writes_the_same_and_does_not_repeat_what_is_committed(
+    finished: TrainingRun, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = finished.job(Stage.EXPORT).layout
+    out = server.data / layout.run_uri.removeprefix("s3://")
+    first = export_here(finished, tmp_path / "first", monkeypatch)
+    # As if the pod had been lost before the last manifest.
+    (out / "merged" / ARTIFACT_MANIFEST_NAME).unlink()
+    again = export_here(finished, tmp_path / "again", monkeypatch)
+    committed = export_here(finished, tmp_path / "committed", monkeypatch)
+    assert first == again == committed
+    assert not (tmp_path / "committed" / "merged").exists()
+
+
+def test_damaged_adapter_is_not_exported(
+    finished: TrainingRun, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune_trainer.errors import StorageUnavailable
+
+    damaged = TrainingRun(server, tmp_path, "55555555-0000", SETTINGS)
+    copy_run(server, finished, damaged)
+    path = server.data / damaged.job(Stage.EXPORT).layout.trained_uri.removeprefix("s3://")
+    weights = bytearray((path / "adapter_model.safetensors").read_bytes())
+    weights[-10] ^= 1
+    (path / "adapter_model.safetensors").write_bytes(weights)
+    with pytest.raises(StorageUnavailable, match="does not have the SHA-256 of its manifest"):
+        export_here(damaged, tmp_path / "work", monkeypatch)
+    assert not (path.parent / "merged").exists()
+
+
+# --- how the tests look at runs ----------------------------------------------------------------------------------
+
+
+def assert_equal_metrics(run: TrainingRun, reference: TrainingRun) -> None:
+    def exact(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in line.items() if k not in ("seconds", "attempt")} for line in lines]
+
+    assert exact(run.metrics()) == exact(reference.metrics())
+
+
+def adapter_digest(run: TrainingRun, folder: Path) -> str:
+    download_trained(run.store, run.job(Stage.TRAIN).layout, folder)
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def assert_manifest_covers(folder: Path) -> None:
+    manifest = ArtifactManifest.model_validate_json((folder / ARTIFACT_MANIFEST_NAME).read_bytes())
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    assert found.keys() - {ARTIFACT_MANIFEST_NAME, "README.md"} == {entry.name for entry in manifest.files}
+    assert all(found[entry.name] == entry.sha256 for entry in manifest.files)
+
+
+def train_here(
+    run: TrainingRun, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Any]]:
+    from finetune_trainer import launcher
+    from finetune_trainer.stop_request import StopRequest
+    from finetune_trainer.train import train
+    from finetune_trainer.work_directory import WorkDirectory
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    work, job = WorkDirectory(folder / "work"), run.job(Stage.TRAIN)
+    work.root.mkdir()
+    monkeypatch.setattr(launcher, "restore_checkpoint", lambda *_: work.metrics.touch())
+    launcher.lay_out(job, work, run.store)
+    train(job, work, StopRequest())
+    return [json.loads(line) for line in work.metrics.read_text().splitlines()]
+
+
+def export_here(run: TrainingRun, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    from finetune_trainer import export
+
+    folder.mkdir()
+    monkeypatch.setenv(ENV_WORK_DIRECTORY, str(folder))
+    return export.run(run.job(Stage.EXPORT), folder / "job.json").exported
+
+
+def copy_run(server: S3Server, source: TrainingRun, target: TrainingRun) -> None:
+    import shutil
+
+    old, new = (
+        server.data / run.job(Stage.EXPORT).layout.run_uri.removeprefix("s3://") for run in (source, target)
+    )
+    shutil.copytree(old, new, ignore=shutil.ignore_patterns("merged", "adapter", "checkpoints"))

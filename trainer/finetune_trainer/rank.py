@@ -1,0 +1,117 @@
+"""One training process: listens for SIGTERM before anything slow is imported, runs train, leaves its result.
+
+`python -m finetune_trainer.rank --job PATH`, started by the launcher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.reasons import FAILURE_CLASS_OF_EXIT_CODE
+from finetune_api.termination import TrainedFacts
+from finetune_trainer.errors import OutOfMemory
+from finetune_trainer.job import load_job
+from finetune_trainer.logs import configure_logging
+from finetune_trainer.stop_request import StopRequest
+from finetune_trainer.termination import failure_of
+from finetune_trainer.unused_packages import leave_out_unused_packages
+from finetune_trainer.work_directory import RankResult, WorkDirectory
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+logger = logging.getLogger("finetune_trainer")
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one rank; leave its result; return its exit code."""
+    stop = StopRequest()
+    stop.listen()
+    _die_with_launcher()
+    options = _parse(arguments)
+    configure_logging()
+    rank, work = int(os.environ.get("RANK", "0")), WorkDirectory.from_environment()
+    result = _run(options.job, work, stop, rank)
+    path = work.rank_result(rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(result.model_dump_json(), encoding="utf-8")
+    return result.exit_code
+
+
+def _run(job_path: Path, work: WorkDirectory, stop: StopRequest, rank: int) -> RankResult:
+    try:
+        facts: TrainedFacts = _import_train().train(load_job(job_path), work, stop)
+    except Exception as error:
+        return _failed(error, rank)
+    message = f"Training is done: {facts.step} steps."
+    return RankResult(
+        rank=rank, exit_code=0, message=message, step=facts.step, ended=time.time(), trained=facts
+    )
+
+
+def _failed(error: Exception, rank: int) -> RankResult:
+    known = out_of_memory(error) or error
+    exit_code, message = failure_of(known)
+    if known is error and exit_code == 1:
+        logger.error("unexpected error\n%s", traceback.format_exc())
+    else:
+        logger.error("%s: %s", message.reason, message.message)
+    return RankResult(
+        rank=rank,
+        exit_code=exit_code,
+        message=message.message if exit_code in FAILURE_CLASS_OF_EXIT_CODE else f"{type(error).__name__}: {error}",
+        step=message.step,
+        ended=time.time(),
+    )
+
+
+def out_of_memory(error: Exception) -> OutOfMemory | None:
+    """Recognise the ways in which torch says that memory is used up, on a GPU and on a CPU."""
+    text = str(error)
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
+        where, remedy = "The GPU's memory", ""
+    elif isinstance(error, MemoryError) or "can't allocate memory" in text:
+        where, remedy = "The pod's memory", " or raise spec.resources.memory"
+    else:
+        return None
+    return OutOfMemory(
+        f"{where} is used up ({text.splitlines()[0] if text else 'no detail'}). Lower "
+        f"spec.training.microBatchTokens, shorten rows with spec.dataset.preparation.maxLength{remedy}."
+    )
+
+
+def _import_train() -> ModuleType:
+    leave_out_unused_packages()
+    return importlib.import_module("finetune_trainer.train")
+
+
+def _die_with_launcher() -> None:
+    # A launcher that is killed outright must not leave ranks behind that still write to the run.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="finetune_trainer.rank", description=__doc__)
+    parser.add_argument("--job", type=Path, required=True)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    # Worker threads of torch may be stuck in a collective that lost its peers: nothing of them is waited for.
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,75 @@
+"""`run.json`: what prepare resolved about a run, read by train and export so that nothing is decided twice."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel
+from finetune_api.layout import RunLayout
+from finetune_trainer.storage import ObjectStore
+
+
+class ModelFile(ApiModel):
+    """One file of the base model as the store listed it when prepare looked."""
+
+    name: str
+    size_bytes: int
+    etag: str
+
+
+class BaseModelFacts(ApiModel):
+    """The base model, as far as its configuration and its safetensors headers tell."""
+
+    uri: str
+    digest: str = Field(description="SHA-256 over names, sizes and etags of the files.")
+    files: tuple[ModelFile, ...]
+    architecture: str
+    model_type: str
+    context_length: int | None
+    vocabulary_size: int
+    parameter_count: int
+    weight_dtypes: tuple[str, ...]
+    target_modules: tuple[str, ...] = Field(
+        description="Names of the linear layers that get an adapter, sorted; `auto` is resolved here."
+    )
+
+
+class DatasetFacts(ApiModel):
+    """The prepared data."""
+
+    digest: str
+    prepared_uri: str
+    rows_used: int
+    rows_dropped: int
+    tokens: int
+    learned_tokens: int
+    longest_row_tokens: int
+
+
+class RunFile(ApiModel):
+    """Everything about a run that does not change between its attempts."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    job_uid: str
+    model: BaseModelFacts
+    dataset: DatasetFacts
+    total_steps: Annotated[int, Field(ge=1)]
+    steps_per_epoch: Annotated[int, Field(ge=1)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    chat_template: str = Field(
+        description="The template the exported model carries: dataset.chatTemplate or the model's own."
+    )
+    mask_source: str = Field(description="How the learned tokens were found, as a sentence.")
+
+
+def save_run_file(store: ObjectStore, layout: RunLayout, run_file: RunFile) -> None:
+    """Write run.json; a second attempt of prepare writes the same bytes again."""
+    store.write_bytes(layout.run_file_uri, (run_file.model_dump_json(indent=2) + "\n").encode())
+
+
+def load_run_file(store: ObjectStore, layout: RunLayout) -> RunFile:
+    """Read run.json. Raises ObjectMissing where prepare has not finished."""
+    return RunFile.model_validate_json(store.read_bytes(layout.run_file_uri))
