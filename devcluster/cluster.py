@@ -31,7 +31,7 @@ class Cluster:
 
     def __init__(self, state_dir: Path, *, nodes: int = 1, gpus: int = 0, console: Console = QUIET) -> None:
         self.state = StateDirectory(state_dir.resolve())
-        self._description = Description("full", nodes, gpus)
+        self.description = Description("full", nodes, gpus)
         self._console = console
         self.control_plane = ControlPlane(self.state.root, address=HOST_ADDRESS, console=console)
         self.object_store = S3Server(self.state.root, address=HOST_ADDRESS, console=console)
@@ -90,7 +90,7 @@ class Cluster:
 
     def _refuse_fewer_nodes(self) -> None:
         before = load_description(self.state)
-        if before is not None and before.nodes > self._description.nodes:
+        if before is not None and before.nodes > self.description.nodes:
             raise DevClusterError(
                 f"the cluster in {self.state.root} has {before.nodes} nodes, and nodes can only be added. "
                 "Remove it first with `down`; loaded images stay."
@@ -101,7 +101,7 @@ class Cluster:
         self.state.ensure()
         link_programs(programs, self.state.programs)
         network.claim_bridge(self.state)
-        save_description(self.state, self._description)
+        save_description(self.state, self.description)
         network.ensure_network(self.state, [node.address for node in self.nodes])
 
     def _start_node(self, node: Node) -> None:
@@ -113,7 +113,7 @@ class Cluster:
         if not node.is_ready():
             with self._console.step(f"waiting for {node.name} to be Ready"):
                 node.wait_ready()
-        node.offer_gpus(self._description.gpus)
+        node.offer_gpus(self.description.gpus)
 
     def _run(self, component: Component) -> None:
         self.processes.ensure_all_running([component], self._console)

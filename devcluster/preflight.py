@@ -18,6 +18,7 @@ OLDEST_GO = (1, 24)
 GIB = 1024**3
 FREE_GIB = {"full": 25, "control-plane": 3, "s3": 1}
 
+CNI_PLUGINS = "the CNI plugins"
 # Debian package by the program (or file) that it brings.
 NODE_PACKAGES = {
     "containerd": "containerd",
@@ -28,10 +29,15 @@ NODE_PACKAGES = {
     "conntrack": "conntrack",
     "nsenter": "util-linux",
     "mount": "mount",
+    "unshare": "util-linux",
     "openssl": "openssl",
-    "/usr/lib/cni/bridge": "containernetworking-plugins",
+    CNI_PLUGINS: "containernetworking-plugins",
 }
-IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
+IMAGE_PACKAGES = {
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
+}
 POLICY_FILE = Path("/usr/sbin/policy-rc.d")
 
 
@@ -101,8 +107,10 @@ def ensure_packages(packages: dict[str, str], console: Console) -> None:
 
 
 def _is_present(program: str) -> bool:
-    if program.startswith("/"):
+    if program == CNI_PLUGINS:
         return cni_bin_dir() is not None
+    if program.startswith("/"):
+        return Path(program).exists()
     return shutil.which(program, path=_path_with_sbin()) is not None
 
 

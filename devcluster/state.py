@@ -17,7 +17,8 @@ from typing import Literal
 
 from devcluster.errors import DevClusterError
 
-Mode = Literal["control-plane", "full", "s3"]
+# "images": a full cluster that was removed, and left only the images of its nodes.
+Mode = Literal["control-plane", "full", "s3", "images"]
 
 # sun_path of a Unix socket holds 108 bytes, the last one being NUL.
 LONGEST_SOCKET_PATH = 107
@@ -100,10 +101,12 @@ class Description:
 
 
 def load_description(state: StateDirectory) -> Description | None:
-    """Read what this state folder was created as; None when nothing was ever started in it."""
+    """Read what cluster is in this state folder; None when there is none."""
     if not state.description.exists():
         return None
     content = json.loads(state.description.read_text())
+    if content["mode"] == "images":
+        return None
     return Description(mode=content["mode"], nodes=content["nodes"], gpus=content["gpus"])
 
 

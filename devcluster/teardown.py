@@ -3,7 +3,9 @@
 It goes by what is found on the machine, not only by what was recorded, so that it also clears up after a crash.
 """
 
+import contextlib
 import shutil
+from pathlib import Path
 
 from devcluster import mounts, network
 from devcluster.addresses import node_address
@@ -14,7 +16,13 @@ from devcluster.node import Node, node_folders
 from devcluster.preflight import check_root
 from devcluster.processes import ProcessTable, find_processes, terminate
 from devcluster.programs import PROGRAMS
-from devcluster.state import StateDirectory, load_description
+from devcluster.state import (
+    NODE_DATA_FALLBACK,
+    Description,
+    StateDirectory,
+    load_description,
+    save_description,
+)
 
 MOST_NODES = 2
 OUR_PROGRAMS = frozenset(PROGRAMS) | {"containerd", "containerd-shim-runc-v2", "nsenter"}
@@ -25,7 +33,10 @@ def remove_cluster(state: StateDirectory, *, keep_images: bool, console: Console
     description = load_description(state)
     if description is None:
         console.say(f"nothing runs from {state.root}")
-    elif description.mode == "full":
+    if not state.description.exists():
+        # The folder may be anything: nothing in it is touched.
+        return
+    if description is not None and description.mode == "full":
         check_root("removing a full cluster")
         _remove_nodes(state, console)
     _stop_processes(state, console)
@@ -63,30 +74,30 @@ def _remove_mounts_and_network(state: StateDirectory, console: Console) -> None:
 def _remove_folders(state: StateDirectory, *, keep_images: bool) -> None:
     if left := mounts.mount_points_below(mounts.MOUNTS.read_text(), (state.root, state.run)):
         raise DevClusterError(f"{left[0]} is still mounted; unmount it and run `down` again")
-    if load_description(state) is not None:
-        for node in _nodes(state):
-            node.clear(keep_images=keep_images)
+    nodes = _nodes(state)
+    for node in nodes:
+        node.clear(keep_images=keep_images)
     shutil.rmtree(state.run, ignore_errors=True)
-    kept = (
-        frozenset({node.name for node in _nodes(state)} | {".gitignore"}) if keep_images else frozenset[str]()
-    )
-    _remove_children(state, kept)
+    for folder in (state.run.parent, NODE_DATA_FALLBACK / state.identity, NODE_DATA_FALLBACK):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    kept = {node.name for node in nodes if node.folders.root.exists()}
+    # The description goes last: without it a second `down` would not know what there is to remove.
+    _remove_children(state.root, kept | {".gitignore", state.description.name})
+    if kept:
+        save_description(state, Description("images"))
+    else:
+        shutil.rmtree(state.root)
 
 
-def _remove_children(state: StateDirectory, kept: frozenset[str]) -> None:
-    if load_description(state) is None:
-        return
-    for path in state.root.iterdir():
-        # The description goes last: without it a second `down` would not know what there is to remove.
-        if path.name in kept or path == state.description:
+def _remove_children(folder: Path, kept: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.name in kept:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
-    state.description.unlink()
-    if not any(state.root.iterdir()):
-        state.root.rmdir()
 
 
 def _nodes(state: StateDirectory) -> list[Node]:

@@ -115,11 +115,13 @@ class FileEntry(ApiModel):
 
 
 class ArtifactManifest(ApiModel):
-    """`finetune-manifest.json` of adapter/ and merged/: every other file of the folder, sorted by name."""
+    """`finetune-manifest.json` of adapter/ and merged/: every other file of the folder, sorted by name.
+
+    It names no run: equal runs have equal models, and so equal digests.
+    """
 
     schema_version: int = 1
     kind: str
-    run: str
     files: tuple[FileEntry, ...]
 
 

@@ -22,6 +22,10 @@ def compare(base: Path, tuned: Path) -> Comparison:
 
     before, after = evaluate(base), evaluate(tuned)
     for old, new in list(zip(before.answers, after.answers, strict=True))[:SHOWN]:
-        print(f"  {new.request}\n    before: {old.answer[:40]!r}   after: {new.answer!r}   right: {new.intent!r}")
-    print(f"  accuracy on {after.rows} held-out requests: {before.accuracy:.1%} before, {after.accuracy:.1%} after")
+        print(
+            f"  {new.request}\n    before: {old.answer[:40]!r}   after: {new.answer!r}   right: {new.intent!r}"
+        )
+    print(
+        f"  accuracy on {after.rows} held-out requests: {before.accuracy:.1%} before, {after.accuracy:.1%} after"
+    )
     return Comparison(before.accuracy, after.accuracy)

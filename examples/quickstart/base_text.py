@@ -35,7 +35,9 @@ class Topic:
 
     title: Mapping[str, str]
     words: Sequence[tuple[str, str]]  # (English, Chinese)
-    sentences: Mapping[str, Mapping[str, Sequence[str]]]  # language → actions, problems, replies, facts → texts
+    sentences: Mapping[
+        str, Mapping[str, Sequence[str]]
+    ]  # language → actions, problems, replies, facts → texts
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,35 @@ def support_chat(corpus: Corpus, rng: random.Random) -> Document:
 
 
 def customer_text(corpus: Corpus, topic: Topic, language: Language, rng: random.Random) -> str:
-    """A wish, a complaint, or both, with or without a greeting."""
-    frames, sentences = corpus.frames[language], topic.sentences[language]
-    action, problem = rng.choice(sentences["actions"]), rng.choice(sentences["problems"])
-    wish = rng.choice(frames["wishes"]).replace("{action}", action)
-    complaint = rng.choice(frames["complaints"]).replace("{problem}", problem)
-    parts = rng.choice(([wish], [complaint], [wish], [complaint], [complaint, wish]))
+    """What a customer writes: full sentences or, now and then, a few words; with or without a greeting."""
+    frames = corpus.frames[language]
+    parts = (
+        subject_words(frames, topic, rng)
+        if rng.random() < 0.3
+        else wish_or_complaint(frames, topic, language, rng)
+    )
     if rng.random() < 0.35:
         courtesy = rng.choice(frames["courtesies"])
         parts = [courtesy, *parts] if courtesy[-1] in ",，" else [*parts, courtesy]
     text = fill_slots((" " if language == "en" else "").join(parts), corpus.wordings[language], rng)
     return text.lower() if rng.random() < 0.1 else text
+
+
+def wish_or_complaint(
+    frames: Mapping[str, Sequence[str]], topic: Topic, language: Language, rng: random.Random
+) -> list[str]:
+    sentences = topic.sentences[language]
+    wish = rng.choice(frames["wishes"]).replace("{action}", rng.choice(sentences["actions"]))
+    complaint = rng.choice(frames["complaints"]).replace("{problem}", rng.choice(sentences["problems"]))
+    return rng.choice(([wish], [complaint], [wish], [complaint], [complaint, wish]))
+
+
+def subject_words(frames: Mapping[str, Sequence[str]], topic: Topic, rng: random.Random) -> list[str]:
+    """A bare subject; its words may be of the other language, as in the chats of bilingual customers."""
+    text = rng.choice(frames["subjects"])
+    while "{word}" in text:
+        text = text.replace("{word}", rng.choice(rng.choice(topic.words)), 1)
+    return [text]
 
 
 def article(corpus: Corpus, rng: random.Random) -> Document:

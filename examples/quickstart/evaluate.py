@@ -74,7 +74,9 @@ def answer_all(
     for start in range(0, len(examples), ROWS_PER_BATCH):
         batch = examples[start : start + ROWS_PER_BATCH]
         texts = generate(model, tokenizer, [example.request for example in batch], longest_intent + 3)
-        answers += [Answer(example.request, example.intent, text) for example, text in zip(batch, texts, strict=True)]
+        answers += [
+            Answer(example.request, example.intent, text) for example, text in zip(batch, texts, strict=True)
+        ]
     return answers
 
 
@@ -104,7 +106,9 @@ def main() -> None:
     result = evaluate(arguments.model, arguments.heldout)
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(result), ensure_ascii=False, indent=1), encoding="utf-8")
-    print(f"accuracy {result.accuracy:.1%} ({result.correct} of {result.rows} held-out rows, {result.seconds} s)")
+    print(
+        f"accuracy {result.accuracy:.1%} ({result.correct} of {result.rows} held-out rows, {result.seconds} s)"
+    )
 
 
 if __name__ == "__main__":

@@ -25,9 +25,7 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 # The split of Qwen's own tokenizers, so that a loader which rebuilds a Qwen tokenizer from its parts gets the same one.
-QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,9 @@ def build_blocks(
     wanted = recipe.steps * recipe.blocks_per_step
     blocks = len(stream) // recipe.block_tokens
     if blocks < wanted:
-        raise ValueError(f"{recipe.documents} documents give {blocks} blocks, {wanted} are needed. Raise documents.")
+        raise ValueError(
+            f"{recipe.documents} documents give {blocks} blocks, {wanted} are needed. Raise documents."
+        )
     return torch.tensor(stream[: wanted * recipe.block_tokens]).view(wanted, recipe.block_tokens)
 
 
@@ -157,7 +157,10 @@ def pretrain(model: Qwen3ForCausalLM, blocks: torch.Tensor, recipe: Recipe) -> N
         schedule.step()
         optimizer.zero_grad()
         if step % 50 == 0 or step == recipe.steps:
-            print(f"step {step}/{recipe.steps}  loss {loss.item():.3f}  {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"step {step}/{recipe.steps}  loss {loss.item():.3f}  {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
     model.eval()
 
 

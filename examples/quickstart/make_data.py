@@ -18,7 +18,9 @@ HERE = Path(__file__).parent
 SEED = 20260101
 TRAIN_ROWS_PER_INTENT = 64
 
-Language = str  # "en", "zh" or "mixed"; a mixed sentence is Chinese with English words and takes Chinese slot values
+Language = (
+    str  # "en", "zh" or "mixed"; a mixed sentence is Chinese with English words and takes Chinese slot values
+)
 SLOT = re.compile(r"\{(\w+)\}")
 LATIN_WORD = re.compile(r"[a-z]{5,}")
 COLLOQUIAL_ZH = {"账号": "帐号", "登录": "登陆", "怎么": "咋", "什么时候": "啥时候", "。": "", "，": " "}
@@ -110,7 +112,9 @@ def spoken_rows(
     rows = []
     for phrasing in phrasings:
         wording = wordings[phrasing.language]
-        request = add_noise(fill_slots(surround(phrasing, wording, rng), wording, rng), phrasing.language, rng)
+        request = add_noise(
+            fill_slots(surround(phrasing, wording, rng), wording, rng), phrasing.language, rng
+        )
         rows.append(Row(request=request, intent=phrasing.intent))
     return rows
 
@@ -199,7 +203,9 @@ def save_data_set(data_set: DataSet, directory: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write train.jsonl and heldout.jsonl.")
-    parser.add_argument("--output", type=Path, default=HERE / "data", help="directory to write to (default: data/)")
+    parser.add_argument(
+        "--output", type=Path, default=HERE / "data", help="directory to write to (default: data/)"
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
     data_set = build_data_set(arguments.seed)

@@ -298,7 +298,7 @@ class Cluster:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unavailable(f"{method} {path}: the API server cannot be reached: {error!r}") from error
         if response.status >= 300:
-            raise _error_of_response(method, path, response.status, content, response.headers)
+            raise error_of_response(method, path, response.status, content, response.headers)
         return cast(JsonObject, json.loads(content))
 
 
@@ -315,7 +315,7 @@ def _jobs_path(namespace: str | None, name: str | None = None) -> str:
     return _path(f"apis/{API_VERSION}", namespace, PLURAL, name)
 
 
-def _error_of_response(
+def error_of_response(
     method: str, path: str, status: int, content: bytes, headers: Mapping[str, str]
 ) -> ClusterError:
     """Map an answer of the API server to the exception that says what can be done about it."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LogFormat = Literal["json", "plain"]
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class SettingsError(Exception):
@@ -106,7 +107,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         first_restart_delay=_seconds(environment, "FINETUNE_RESTART_DELAY_SECONDS", 5),
         resync_interval=_seconds(environment, "FINETUNE_RESYNC_SECONDS", 300),
         log_format=_log_format(environment),
-        log_level=_text(environment, "FINETUNE_LOG_LEVEL", "INFO").upper(),
+        log_level=_log_level(environment),
     )
 
 
@@ -184,3 +185,10 @@ def _log_format(environment: Mapping[str, str]) -> LogFormat:
             return "plain"
         case other:
             raise SettingsError(f"FINETUNE_LOG_FORMAT={other!r} is unknown. Set json or plain.")
+
+
+def _log_level(environment: Mapping[str, str]) -> str:
+    level = _text(environment, "FINETUNE_LOG_LEVEL", "INFO").upper()
+    if level not in LOG_LEVELS:
+        raise SettingsError(f"FINETUNE_LOG_LEVEL={level!r} is unknown. Set one of {', '.join(LOG_LEVELS)}.")
+    return level

@@ -18,7 +18,7 @@ def make_manifest_bytes(files: Mapping[str, bytes], kind: str = "merged") -> byt
         FileEntry(name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         for name, content in sorted(files.items())
     )
-    manifest = ArtifactManifest(kind=kind, run="support-bot-0a1b2c3d", files=entries)
+    manifest = ArtifactManifest(kind=kind, files=entries)
     return (manifest.model_dump_json(indent=2) + "\n").encode()
 
 

@@ -74,7 +74,9 @@ class Jobs:
             self.kubectl("wait", "--for=condition=Finished", f"--timeout={timeout_seconds}s", f"ftj/{name}")
             self.kubectl("wait", f"--for=condition={condition}", "--timeout=0s", f"ftj/{name}")
         except QuickstartError as error:
-            raise AssertionError(f"{name} is not {condition}: {json.dumps(self.status(name), indent=1)}") from error
+            raise AssertionError(
+                f"{name} is not {condition}: {json.dumps(self.status(name), indent=1)}"
+            ) from error
         return self.status(name)
 
     def wait_until(

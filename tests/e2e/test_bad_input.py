@@ -81,12 +81,12 @@ def test_wrong_credentials_name_the_secret(jobs: Jobs) -> None:
     ("changes", "kind", "name"),
     [
         pytest.param(
-            {"output__store__credentialsSecretRef": {"name": "no-secret"}}, "Secret", "no-secret", id="Secret"
+            {"output__store__credentialsSecretRef": {"name": "later"}}, "Secret", "later", id="Secret"
         ),
         pytest.param(
-            {"dataset__train": [{"source": "configMap://no-rows/a.jsonl"}]},
+            {"dataset__train": [{"source": "configMap://later/a.jsonl"}]},
             "ConfigMap",
-            "no-rows",
+            "later",
             id="ConfigMap",
         ),
     ],
@@ -95,11 +95,27 @@ def test_a_missing_reference_is_pending_with_its_name_and_goes_on_once_it_exists
     jobs: Jobs, changes: dict[str, Any], kind: str, name: str
 ) -> None:
     jobs.apply("waiting", training__maxSteps=3, **changes)
-
     status = jobs.wait_until("waiting", "waiting for it", lambda s: s.get("reason") == "MissingReference", 15)
 
     assert status["phase"] in ("Pending", "Preparing")
     assert f"{kind} '{name}' not found in namespace '{jobs.namespace}'" in status["message"]
+
+    jobs.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(referenced(jobs, kind, name)))
+    jobs.wait_until("waiting", "prepared", lambda s: s.get("provenance", {}).get("rowsUsed", 0) > 0, 150)
+
+
+def referenced(jobs: Jobs, kind: str, name: str) -> dict[str, Any]:
+    row = '{"input_text": "Where is my parcel?", "target_text": "On its way."}\n'
+    store = jobs.environment.store
+    data = {
+        "Secret": {
+            "AWS_ACCESS_KEY_ID": store.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": store.secret_access_key,
+        },
+        "ConfigMap": {"a.jsonl": row * 8},
+    }
+    field = "stringData" if kind == "Secret" else "data"
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, field: data[kind]}
 
 
 def test_a_job_that_no_node_can_take_says_what_the_scheduler_says(jobs: Jobs) -> None:

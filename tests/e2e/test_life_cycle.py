@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ def metrics(s3: Any, jobs: Jobs, status: dict[str, Any]) -> list[dict[str, Any]]
     run = key_of(status["outputs"]["adapterURI"]).rpartition("/")[0]
     text = s3.get_object(Bucket=jobs.bucket, Key=f"{run}/metrics.jsonl")["Body"].read().decode()
     return [json.loads(line) for line in text.splitlines()]
+
+
+def in_phase(phase: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda status: status.get("phase") == phase
 
 
 def download(s3: Any, bucket: str, uri: str, folder: Path) -> Path:
@@ -90,7 +95,7 @@ def test_a_killed_train_pod_leads_to_an_attempt_that_goes_on_from_the_last_check
 def test_killing_the_operator_in_every_stage_changes_nothing(jobs: Jobs) -> None:
     jobs.apply("orphan", training__maxSteps=30)
     for stage in ("Preparing", "Training", "Exporting"):
-        jobs.wait_until("orphan", stage, lambda s, stage=stage: s.get("phase") == stage)
+        jobs.wait_until("orphan", stage, in_phase(stage))
         jobs.environment.run(
             *("kubectl", "-n", OPERATOR_NAMESPACE, "delete", "pod", "--grace-period=0", "--force"),
             *("-l", "app.kubernetes.io/name=finetune-operator"),

@@ -13,10 +13,10 @@ from finetune_trainer.storage import ObjectStore
 from finetune_trainer.storage.locations import safe_path
 
 
-def describe_folder(directory: Path, *, kind: str, run: str) -> ArtifactManifest:
+def describe_folder(directory: Path, *, kind: str) -> ArtifactManifest:
     """Hash every file of a folder; sorted by name."""
     entries = (file_entry(path, directory) for path in sorted(directory.rglob("*")) if path.is_file())
-    return ArtifactManifest(kind=kind, run=run, files=tuple(entries))
+    return ArtifactManifest(kind=kind, files=tuple(entries))
 
 
 def upload_folder(store: ObjectStore, folder_uri: str, directory: Path) -> None:

@@ -163,7 +163,7 @@ def upload_merged(inputs: Inputs) -> LogitComparison:
 def fetch_back(inputs: Inputs) -> None:
     """Replace the local merged/ by what the store gives back: what is verified is what users will get."""
     uri = inputs.job.layout.merged_uri
-    manifest = describe_folder(inputs.merged, kind="merged", run=inputs.job.layout.run_id)
+    manifest = describe_folder(inputs.merged, kind="merged")
     upload_folder(inputs.store, uri, inputs.merged)
     shutil.rmtree(inputs.merged)
     download_artifact(inputs.store, uri, manifest, inputs.merged)
@@ -190,8 +190,8 @@ def upload_cards(inputs: Inputs, comparison: LogitComparison | None) -> None:
 def commit(inputs: Inputs, comparison: LogitComparison | None) -> ExportedFacts:
     """Write the manifests, by whose existence both folders are done."""
     layout, store = inputs.job.layout, inputs.store
-    adapter = describe_folder(inputs.adapter, kind="adapter", run=layout.run_id)
-    merged = describe_folder(inputs.merged, kind="merged", run=layout.run_id) if comparison else None
+    adapter = describe_folder(inputs.adapter, kind="adapter")
+    merged = describe_folder(inputs.merged, kind="merged") if comparison else None
     if comparison is not None:
         store.write_bytes(
             f"{layout.run_uri}/{_COMPARISON_NAME}", (comparison.model_dump_json(indent=2) + "\n").encode()

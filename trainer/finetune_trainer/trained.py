@@ -26,7 +26,7 @@ def commit_trained(
 ) -> None:
     """Upload the adapter in `directory` and declare training done. Raises Superseded if the run has a newer writer."""
     (directory / _FACTS_NAME).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    manifest = describe_folder(directory, kind=_KIND, run=layout.run_id)
+    manifest = describe_folder(directory, kind=_KIND)
     ensure_not_superseded(store, layout, incarnation)
     upload_folder(store, layout.trained_uri, directory)
     store.write_bytes(f"{layout.trained_uri}/{CHECKPOINT_MANIFEST_NAME}", encode_manifest(manifest))

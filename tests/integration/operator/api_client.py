@@ -97,6 +97,13 @@ class Api:
 
         return wait_until(reached, seconds, lambda: f"{wanted} of {name}; status is {self.status(name)}")
 
+    def wait_for_event(self, name: str, kind: str, reason: str) -> None:
+        """Wait for an event about a FineTuneJob: events are told after status was written."""
+        wait_until(
+            lambda: (kind, reason) in self.events_about(name),
+            what=lambda: f"event {reason}; there are {self.events_about(name)}",
+        )
+
     def events_about(self, name: str) -> list[tuple[str, str]]:
         """Type and reason of all events about a FineTuneJob."""
         return [

@@ -10,10 +10,9 @@ import pytest
 
 from devcluster import ControlPlane
 from tests.integration.operator.api_client import CORE, Api, wait_until
+from tests.integration.operator.chart import install_without_deployment
 from tests.integration.operator.kubelet import Kubelet
 from tests.integration.operator.process import OperatorProcess
-
-CERTIFICATE_SECRET = "finetune-operator-certificate"
 
 
 def make_namespace(control_plane: ControlPlane, prefix: str) -> Api:
@@ -26,10 +25,11 @@ def make_namespace(control_plane: ControlPlane, prefix: str) -> Api:
 
 @pytest.fixture(scope="session")
 def operator(control_plane: ControlPlane, crd_kubeconfig: Path, short_tmp: Path) -> Iterator[OperatorProcess]:
-    """An operator that serves all namespaces; its own holds the empty Secret that the chart makes."""
+    """An operator that serves all namespaces, with the rights and settings of the chart."""
     home = make_namespace(control_plane, "operator")
-    home.create(CORE, "secrets", {"metadata": {"name": CERTIFICATE_SECRET}, "type": "Opaque"})
-    operator = OperatorProcess(crd_kubeconfig, home.namespace, short_tmp / "operator.log")
+    operator = OperatorProcess(
+        install_without_deployment(control_plane, home, short_tmp), short_tmp / "operator.log"
+    )
     operator.start()
     yield operator
     assert operator.stop() == 0

@@ -52,7 +52,11 @@ class Kubelet:
 
         def find() -> JsonObject | None:
             label = "batch.kubernetes.io/job-name"
-            pods = [p for p in self._api.list_objects(CORE, "pods") if p["metadata"]["labels"].get(label) == job_name]
+            pods = [
+                p
+                for p in self._api.list_objects(CORE, "pods")
+                if p["metadata"]["labels"].get(label) == job_name
+            ]
             return pods[0] if pods else None
 
         return wait_until(find, what=lambda: f"pod of Job {job_name}")

@@ -12,21 +12,20 @@ import urllib.request
 from pathlib import Path
 
 from tests.integration.operator.api_client import wait_until
+from tests.integration.operator.chart import Installation
 
 
 class OperatorProcess:
     """`python -m finetune_operator` with ports of its own."""
 
-    def __init__(self, kubeconfig: Path, operator_namespace: str, log: Path) -> None:
+    def __init__(self, installation: Installation, log: Path) -> None:
         self.progress_port, self.health_port = _free_port(), _free_port()
         self.progress_url = f"https://127.0.0.1:{self.progress_port}"
         self.log = log
         self._environment = {
             **os.environ,
-            "KUBECONFIG": str(kubeconfig),
-            "FINETUNE_OPERATOR_NAMESPACE": operator_namespace,
-            "FINETUNE_TRAINER_IMAGE": "registry.example/trainer:1",
-            "FINETUNE_PREPARE_IMAGE": "registry.example/trainer-prepare:1",
+            **installation.environment,
+            "KUBECONFIG": str(installation.kubeconfig),
             "FINETUNE_PROGRESS_SERVICE_URL": self.progress_url,
             "FINETUNE_PROGRESS_PORT": str(self.progress_port),
             "FINETUNE_HEALTH_PORT": str(self.health_port),

@@ -32,7 +32,7 @@ def test_killed_in_every_stage_it_ends_with_one_job_an_attempt(
         ("export", 1, "Succeeded"),
     ]
     assert api.status("bot")["provenance"]["rowsUsed"] == 480
-    wait_until(lambda: ("Normal", "Succeeded") in api.events_about("bot"))
+    api.wait_for_event("bot", "Normal", "Succeeded")
 
 
 def test_what_happens_while_it_is_down_is_handled_at_its_start(
@@ -56,7 +56,7 @@ def test_a_child_made_right_before_a_kill_is_adopted(
 ) -> None:
     """The window between creating the Job and writing status: status is put back to what it was before."""
     apply_job(api)
-    job_is_there(api, "bot-prepare-1")
+    kubelet.start("bot-prepare-1")
     api.wait_for_status("bot", phase="Preparing")
     operator.kill()
     job = api.read(FINETUNE, PLURAL, "bot")
@@ -116,14 +116,8 @@ def test_a_restart_writes_nothing_where_nothing_has_changed(
     assert api.read(FINETUNE, PLURAL, "bot")["metadata"]["resourceVersion"] == version  # type: ignore[index]
 
 
-def test_sigterm_ends_it_with_success(operator: OperatorProcess) -> None:
-    assert operator.stop() == 0
-    operator.start()
-    assert operator.is_ready()
-
-
 def test_it_can_be_limited_to_namespaces(api: Api, kubelet: Kubelet, operator: OperatorProcess) -> None:
-    operator.stop()
+    assert operator.stop() == 0
     try:
         operator.start(FINETUNE_WATCH_NAMESPACES=api.namespace)
         elsewhere = {"metadata": {"name": f"{api.namespace}-elsewhere"}}

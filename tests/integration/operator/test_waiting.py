@@ -24,7 +24,7 @@ def test_a_missing_secret_is_named_with_the_field_that_names_it(api: Api, kubele
         f"Secret 's3-credentials' not found in namespace '{api.namespace}'. "
         "Create it or correct spec.output.store.credentialsSecretRef."
     )
-    assert ("Warning", "MissingReference") in api.events_about("bot")
+    api.wait_for_event("bot", "Warning", "MissingReference")
 
     kubelet.start("bot-prepare-1")
     api.wait_for_status("bot", phase="Preparing", reason="Preparing")
@@ -55,7 +55,9 @@ def test_a_pod_that_the_namespaces_quota_refuses_is_explained(api: Api) -> None:
     assert "exceeded quota: none" in status["message"]
 
 
-def test_a_job_that_the_namespaces_quota_refuses_is_explained_and_goes_on_when_it_may(api: Api) -> None:
+def test_a_job_that_the_namespaces_quota_refuses_is_explained_and_goes_on_when_it_may(
+    api: Api, kubelet: Kubelet
+) -> None:
     hard = {"count/jobs.batch": "0"}
     api.create(CORE, "resourcequotas", {"metadata": {"name": "none"}, "spec": {"hard": hard}})
     apply_job(api)
@@ -64,7 +66,7 @@ def test_a_job_that_the_namespaces_quota_refuses_is_explained_and_goes_on_when_i
 
     api.delete(CORE, "resourcequotas", "none")
 
-    job_is_there(api, "bot-prepare-1")
+    kubelet.start("bot-prepare-1")
     api.wait_for_status("bot", phase="Preparing")
 
 

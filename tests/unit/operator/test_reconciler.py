@@ -273,7 +273,7 @@ def test_a_checkpoint_that_only_the_termination_message_tells_of_counts_too() ->
 def test_restarts_are_counted_within_a_stage() -> None:
     job, train = job_in_training()
     worn = job.status.model_copy(update={"restarts": 2})
-    export = make_child(Stage.EXPORT)
+    export = make_child(Stage.EXPORT, age_seconds=0)
 
     status = status_after(
         make_job(status=worn), train, make_ended_pod(train, message=TRAINED_MESSAGE), export

@@ -1,0 +1,58 @@
+"""FineTuneJobs as they are delivered: parsed once, and what does not parse is this job's problem alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.job_resource import is_settled, parse_job
+from tests.unit.operator.builders import make_job
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        pytest.param({"model__source": "nowhere"}, "spec.model.source", id="a URI without scheme"),
+        pytest.param({"method__type": "Magic"}, "spec.method.type", id="an unknown method"),
+        pytest.param({"dataset__train": "all"}, "spec.dataset.train", id="text for a list"),
+        pytest.param({"surprise": {"a": 1}}, "spec.surprise", id="an unknown field"),
+        pytest.param({"output": ...}, "spec.output", id="no output"),
+    ],
+)
+def test_a_spec_that_does_not_parse_is_told_by_field(changes: dict[str, Any], field: str) -> None:
+    job = make_job(**changes)
+
+    assert job.spec is None
+    assert job.problem is not None
+    assert field in job.problem
+    assert job.problem.endswith("Correct the spec and apply it again.")
+
+
+@pytest.mark.parametrize("spec", [None, [], "text", {}])
+def test_a_spec_that_is_none_is_a_problem_too(spec: object) -> None:
+    metadata = {"name": "bot", "namespace": "ml", "uid": "u"}
+
+    assert parse_job({"metadata": metadata, "spec": spec}).problem
+
+
+@pytest.mark.parametrize("name", ["a" * 43, "1bot", "a.b"])
+def test_a_name_that_pods_cannot_be_named_after_is_a_problem(name: str) -> None:
+    job = parse_job({"metadata": {"name": name, "namespace": "ml", "uid": "u"}, "spec": {}})
+
+    assert job.problem is not None
+    assert "metadata.name" in job.problem
+
+
+@pytest.mark.parametrize(
+    ("status", "settled"),
+    [
+        ({}, False),
+        (None, False),
+        ({"observedGeneration": 2, "conditions": [{"type": "Finished", "status": "True"}]}, True),
+        ({"observedGeneration": 1, "conditions": [{"type": "Finished", "status": "True"}]}, False),
+        ({"observedGeneration": 2, "conditions": [{"type": "Finished", "status": "False"}]}, False),
+    ],
+)
+def test_a_job_is_settled_when_it_ended_with_the_spec_it_has(status: Any, settled: bool) -> None:
+    assert is_settled({"metadata": {"generation": 2}, "status": status}) is settled

@@ -1,0 +1,239 @@
+"""Status: conditions, the display's texts, and what tells people what happened."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from finetune_api.names import Stage
+from finetune_api.reasons import Reason
+from finetune_api.status import Condition, ConditionStatus, ConditionType, FineTuneJobStatus, Phase
+from finetune_operator import conditions
+from finetune_operator.conditions import Verdict
+from finetune_operator.events import decide_events
+from finetune_operator.observation import Refusal
+from finetune_operator.times import format_duration
+from tests.unit.operator.builders import (
+    EXPORTED_MESSAGE,
+    NOW,
+    PREPARED_MESSAGE,
+    job_in_training,
+    make_child,
+    make_ended_pod,
+    make_job,
+    make_pod,
+    make_report,
+    make_running_pod,
+    status_after,
+)
+
+
+def truths(status: FineTuneJobStatus) -> dict[str, str]:
+    """Reason of every condition that is True."""
+    return {each.type: each.reason for each in status.conditions if each.status is ConditionStatus.TRUE}
+
+
+def test_every_condition_stands_from_the_first_write_on() -> None:
+    status = status_after(make_job(), make_child(age_seconds=0))
+
+    assert [each.type for each in status.conditions] == list(ConditionType)
+    assert truths(status) == {"Accepted": "Accepted"}
+
+
+def test_conditions_follow_the_stages() -> None:
+    job, train = job_in_training()
+    assert truths(job.status) == {"Accepted": "Accepted", "Prepared": "Prepared", "Running": "Training"}
+
+    export = make_child(Stage.EXPORT)
+    exporting = make_job(
+        status=status_after(job, train, make_ended_pod(train), export, make_running_pod(export))
+    )
+    assert truths(exporting.status) == {"Accepted": "Accepted", "Prepared": "Prepared"}
+
+    done = status_after(exporting, export, make_ended_pod(export, message=EXPORTED_MESSAGE))
+    assert truths(done) == {
+        "Accepted": "Accepted",
+        "Prepared": "Prepared",
+        "Exported": "Exported",
+        "Succeeded": "Succeeded",
+        "Finished": "Succeeded",
+    }
+
+
+def test_a_failed_job_is_finished_too_so_that_kubectl_wait_need_not_hang() -> None:
+    child = make_child()
+    job = make_job(status=status_after(make_job(), child, make_running_pod(child)))
+
+    status = status_after(job, child, make_ended_pod(child, 11))
+
+    assert truths(status) == {"Accepted": "Accepted", "Failed": "DataError", "Finished": "DataError"}
+
+
+def test_a_transition_time_moves_only_with_the_status() -> None:
+    before = [
+        Condition(
+            type="Failed",
+            status=ConditionStatus.FALSE,
+            reason="A",
+            last_transition_time="2026-01-01T00:00:00Z",
+        )
+    ]
+
+    def set_to(status: ConditionStatus) -> Condition:
+        verdict = Verdict(ConditionType.FAILED, status, "B", "m")
+        return conditions.set_conditions(before, [verdict], generation=3, now=NOW)[0]
+
+    same, other = set_to(ConditionStatus.FALSE), set_to(ConditionStatus.TRUE)
+    assert (same.last_transition_time, same.reason, same.observed_generation) == (
+        "2026-01-01T00:00:00Z",
+        "B",
+        3,
+    )
+    assert other.last_transition_time == "2026-01-01T12:00:00Z"
+
+
+def test_the_columns_of_kubectl_are_texts() -> None:
+    job, train = job_in_training(parallelism__gpusPerNode=0, model__source="s3://models/qwen3-0.6b/")
+
+    display = status_after(job, train, make_running_pod(train), make_report(train, 12, loss=0.123456)).display
+
+    assert display.model_dump() == {
+        "model": "qwen3-0.6b",
+        "gpus": "cpu",
+        "step": "12/90",
+        "loss": "0.1235",
+        "eta": "3m20s",
+    }
+
+
+def test_there_is_no_eta_once_training_has_ended() -> None:
+    job, train = job_in_training()
+    job = job.with_status(status_after(job, train, make_running_pod(train), make_report(train, 12)))
+
+    assert status_after(job, train, make_ended_pod(train, 20)).display.eta == ""
+
+
+def test_the_spec_that_was_read_is_the_observed_generation() -> None:
+    status = status_after(make_job(generation=4), make_child(age_seconds=0))
+
+    assert status.observed_generation == 4
+    assert {each.observed_generation for each in status.conditions} == {4}
+
+
+def test_preparing_fills_provenance_and_the_number_of_steps() -> None:
+    prepare, train = make_child(), make_child(Stage.TRAIN, age_seconds=0)
+
+    status = status_after(make_job(), prepare, make_ended_pod(prepare, message=PREPARED_MESSAGE), train)
+
+    assert status.provenance.rows_used == 480
+    assert status.display.step == "0/90"
+    assert status.outputs.report_uri == "s3://models/support-bot/runs/bot-01234567/prepare-report.json"
+    assert status.conditions[1].message == "480 rows are used, 3 were dropped."
+
+
+def test_a_stage_that_left_no_message_is_done_all_the_same() -> None:
+    prepare, train = make_child(), make_child(Stage.TRAIN, age_seconds=0)
+
+    status = status_after(make_job(), prepare, make_ended_pod(prepare), train)
+
+    assert status.phase is Phase.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.6, "1m00s"), (200, "3m20s"), (7500, "2h05m"), (273_600, "3d04h"), (-5, "0s")],
+)
+def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+def reasons(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[tuple[str, str]]:
+    return [(event.type, event.reason) for event in decide_events(old, new)]
+
+
+def test_nothing_is_told_where_nothing_happened() -> None:
+    job, _ = job_in_training()
+
+    assert reasons(job.status, job.status) == []
+
+
+def test_the_start_of_training_tells_of_both_transitions() -> None:
+    job, _ = job_in_training()
+
+    assert reasons(FineTuneJobStatus(), job.status) == [("Normal", "Prepared"), ("Normal", "Training")]
+
+
+def test_a_failure_is_told_as_a_warning_with_its_class_and_the_restart_as_normal() -> None:
+    job, train = job_in_training()
+
+    status = status_after(job, train, make_ended_pod(train, 20))
+
+    assert reasons(job.status, status) == [("Warning", "StorageUnavailable"), ("Normal", "Restarting")]
+
+
+def test_the_end_of_a_job_by_its_last_failure_is_told_once() -> None:
+    job, train = job_in_training()
+
+    assert reasons(job.status, status_after(job, train, make_ended_pod(train, 14))) == [
+        ("Warning", "NonFiniteLoss")
+    ]
+
+
+def test_a_complaint_is_told_when_it_begins() -> None:
+    quota = status_after(make_job(), refusal=Refusal(Reason.QUOTA_EXCEEDED, "exceeded quota"))
+
+    assert reasons(FineTuneJobStatus(), quota) == [("Warning", "QuotaExceeded")]
+    assert reasons(quota, quota) == []
+
+
+def test_the_first_report_of_a_resumed_attempt_tells_where_it_goes_on() -> None:
+    job, train = job_in_training()
+    report = make_report(train, 41, resumedFromStep=40)
+    status = status_after(job, train, make_running_pod(train), report)
+
+    (event,) = decide_events(job.status, status, report)
+
+    assert (event.reason, event.message) == ("Resumed", "Attempt 1 goes on from the checkpoint of step 40.")
+    assert decide_events(status, status, report) == ()
+
+
+def test_an_event_told_twice_has_the_same_name() -> None:
+    job, train = job_in_training()
+    status = status_after(job, train, make_ended_pod(train, 20))
+    first, second = (decide_events(job.status, status) for _ in range(2))
+
+    assert [each.name("bot", "u") for each in first] == [each.name("bot", "u") for each in second]
+    assert len({each.name("bot", "u") for each in first}) == 2
+
+
+def test_messages_keep_to_the_limits_of_the_api() -> None:
+    child = make_child()
+    job = make_job(status=status_after(make_job(), child, make_running_pod(child)))
+    message = {"reason": "DataError", "message": "x" * 3000}
+
+    status = status_after(job, child, make_ended_pod(child, 11, message=message))
+
+    assert max(len(each.message) for each in status.conditions) <= 1024
+    assert len(status.attempts[-1].message or "") <= 1024
+    assert all(len(event.short_message) <= 1024 for event in decide_events(job.status, status))
+
+
+def test_a_status_survives_its_way_through_the_api() -> None:
+    job, train = job_in_training()
+    status = status_after(job, train, make_ended_pod(train, 20), make_report(train, 3))
+
+    assert FineTuneJobStatus.model_validate(status.model_dump(mode="json", exclude_none=True)) == status
+
+
+def test_waiting_for_a_pod_does_not_move_the_phase_before_its_time() -> None:
+    child = make_child(age_seconds=1)
+    facts = (child, make_pod(child, age_seconds=1))
+
+    status = status_after(make_job(), *facts)
+
+    assert (status.phase, status.reason) == (Phase.PREPARING, Reason.PREPARING)
+    assert status_after(make_job(status=status), *facts, now=NOW + timedelta(seconds=1)) == status
