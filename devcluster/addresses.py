@@ -1,4 +1,4 @@
-"""Every network name and address of a full cluster, in one place.
+"""Every network name and address of a cluster, in one place.
 
 All of it lies in 10.89.0.0/16; kubelet's logs and exec, and the Service `kubernetes`, need addresses that are not
 loopback, hence the bridge.
@@ -12,6 +12,10 @@ HOST_ADDRESS = "10.89.0.1"
 PREFIX_LENGTH = 24
 NETWORK = "10.89.0.0/16"
 POD_CIDR = "10.89.0.0/17"
+SERVICE_CIDR = "10.89.128.0/20"
+# The first address of the range always belongs to the Service `kubernetes`.
+KUBERNETES_SERVICE_ADDRESS = "10.89.128.1"
+CLUSTER_DOMAIN = "cluster.local"
 DNS_PORT = 53
 DNS_READY_PORT = 8181
 KUBELET_PORT = 10250

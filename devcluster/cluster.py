@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from devcluster import dns, network, node_config, preflight, teardown
-from devcluster.addresses import HOST_ADDRESS, node_address
+from devcluster.addresses import CLUSTER_DOMAIN, HOST_ADDRESS, node_address
 from devcluster.console import QUIET, Console
-from devcluster.control_plane import CLUSTER_DOMAIN, ControlPlane
+from devcluster.control_plane import PROGRAMS as CONTROL_PLANE_PROGRAMS
+from devcluster.control_plane import ControlPlane
 from devcluster.environment import write_environment
 from devcluster.errors import DevClusterError
 from devcluster.images import load_image
@@ -20,10 +21,10 @@ from devcluster.node import Node
 from devcluster.object_store import S3Server
 from devcluster.pause_image import ensure_pause_image
 from devcluster.processes import Component
-from devcluster.programs import ensure_programs, link_programs
+from devcluster.programs import check_builds, ensure_programs, link_programs
 from devcluster.state import Description, StateDirectory, load_description, save_description
 
-PROGRAMS = ("kubelet", "kube-proxy", "coredns", "helm", "pause")
+PROGRAMS = (*CONTROL_PLANE_PROGRAMS, "versitygw", "kubelet", "kube-proxy", "coredns", "helm", "pause")
 
 
 class Cluster:
@@ -86,6 +87,7 @@ class Cluster:
             preflight.check_free_disk(
                 self.state.root, preflight.FREE_GIB["full"], "a full cluster with the trainer's images"
             )
+        check_builds(PROGRAMS)
         preflight.ensure_packages(preflight.NODE_PACKAGES, self._console)
 
     def _refuse_fewer_nodes(self) -> None:

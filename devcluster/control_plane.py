@@ -5,203 +5,31 @@ Alone it listens on loopback and needs no root; a full cluster gives it the brid
 
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devcluster import pki, preflight, state
+from devcluster import preflight, state
 from devcluster.console import QUIET, Console
+from devcluster.control_plane_config import (
+    AUDIT_POLICY,
+    Endpoints,
+    build_apiserver_command,
+    build_client_command,
+    build_controller_manager_command,
+    build_etcd_command,
+)
+from devcluster.credentials import Credentials, ensure_credentials
 from devcluster.errors import DevClusterError
 from devcluster.http_client import ApiClient, answers, client_tls, unverified_tls
 from devcluster.kubeconfig import write_kubeconfig
-from devcluster.pki import Authority, Certificate
 from devcluster.processes import Component, ProcessTable
 from devcluster.programs import ensure_programs, link_programs
 from devcluster.state import Description, StateDirectory
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 PORTS = ("etcd", "etcd-peer", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-SERVICE_CIDR = "10.89.128.0/20"
-# The first address of the range always belongs to the Service `kubernetes`.
-KUBERNETES_SERVICE_ADDRESS = "10.89.128.1"
-CLUSTER_DOMAIN = "cluster.local"
-
-AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [{"level": "Metadata"}],
-}
-
-
-@dataclass(frozen=True)
-class Endpoints:
-    """Where the parts of a control plane listen."""
-
-    address: str
-    ports: Mapping[str, int]
-
-    @property
-    def etcd(self) -> str:
-        # etcd stays on loopback even where the apiserver does not.
-        return f"https://127.0.0.1:{self.ports['etcd']}"
-
-    @property
-    def etcd_peer(self) -> str:
-        return f"https://127.0.0.1:{self.ports['etcd-peer']}"
-
-    @property
-    def apiserver(self) -> str:
-        return f"https://{self.address}:{self.ports['kube-apiserver']}"
-
-    def local(self, component: str) -> str:
-        """Where a component listens that only its probe asks."""
-        return f"https://127.0.0.1:{self.ports[component]}"
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Every certificate and key of a control plane; nodes have theirs signed by the same authority."""
-
-    authority: Authority
-    etcd_authority: Authority
-    etcd: Certificate
-    apiserver: Certificate
-    administrator: Certificate
-    controller_manager: Certificate
-    scheduler: Certificate
-    service_accounts: Certificate
-
-
-def ensure_credentials(folder: Path, address: str) -> Credentials:
-    """Make whatever is missing of the control plane's certificates and keys."""
-    authority, etcd_authority = Authority(folder, "kubernetes-ca"), Authority(folder, "etcd-ca")
-    authority.ensure()
-    etcd_authority.ensure()
-    service_names = [
-        f"kubernetes.default.svc.{CLUSTER_DOMAIN}",
-        "kubernetes.default.svc",
-        "kubernetes.default",
-    ]
-    return Credentials(
-        authority=authority,
-        etcd_authority=etcd_authority,
-        etcd=etcd_authority.issue("etcd", "/CN=etcd", ["127.0.0.1"]),
-        apiserver=authority.issue(
-            "apiserver",
-            "/CN=kube-apiserver",
-            sorted({"127.0.0.1", address, KUBERNETES_SERVICE_ADDRESS}),
-            ["localhost", "kubernetes", *service_names],
-        ),
-        administrator=authority.issue("admin", "/O=system:masters/CN=devcluster-admin"),
-        # An administrator, because a ServiceAccount for each controller would take several seconds at every start.
-        controller_manager=authority.issue(
-            "controller-manager", "/O=system:masters/CN=system:kube-controller-manager"
-        ),
-        scheduler=authority.issue("scheduler", "/CN=system:kube-scheduler"),
-        service_accounts=pki.ensure_service_account_key(folder),
-    )
-
-
-def build_etcd_command(
-    program: Path, data: Path, endpoints: Endpoints, credentials: Credentials
-) -> tuple[str, ...]:
-    """Write etcd's command line: one member, mutual TLS, no fsync (a crash of the machine may lose the cluster)."""
-    authority, own = credentials.etcd_authority.certificate, credentials.etcd
-    return (
-        str(program),
-        "--name=devcluster",
-        f"--data-dir={data}",
-        f"--listen-client-urls={endpoints.etcd}",
-        f"--advertise-client-urls={endpoints.etcd}",
-        f"--listen-peer-urls={endpoints.etcd_peer}",
-        f"--initial-advertise-peer-urls={endpoints.etcd_peer}",
-        f"--initial-cluster=devcluster={endpoints.etcd_peer}",
-        "--client-cert-auth",
-        f"--trusted-ca-file={authority}",
-        f"--cert-file={own.certificate}",
-        f"--key-file={own.key}",
-        "--peer-client-cert-auth",
-        f"--peer-trusted-ca-file={authority}",
-        f"--peer-cert-file={own.certificate}",
-        f"--peer-key-file={own.key}",
-        "--auto-compaction-retention=1h",
-        "--quota-backend-bytes=4294967296",
-        "--unsafe-no-fsync",
-        "--log-level=warn",
-    )
-
-
-def build_apiserver_command(
-    program: Path, state: StateDirectory, endpoints: Endpoints, credentials: Credentials, audit_policy: Path
-) -> tuple[str, ...]:
-    """Write kube-apiserver's command line."""
-    issuer = f"https://kubernetes.default.svc.{CLUSTER_DOMAIN}"
-    # The Service `kubernetes` cannot have a loopback endpoint: the API refuses one.
-    reconciler = "none" if endpoints.address.startswith("127.") else "lease"
-    return (
-        str(program),
-        f"--bind-address={endpoints.address}",
-        f"--advertise-address={endpoints.address}",
-        f"--secure-port={endpoints.ports['kube-apiserver']}",
-        f"--endpoint-reconciler-type={reconciler}",
-        f"--etcd-servers={endpoints.etcd}",
-        f"--etcd-cafile={credentials.etcd_authority.certificate}",
-        f"--etcd-certfile={credentials.etcd.certificate}",
-        f"--etcd-keyfile={credentials.etcd.key}",
-        f"--tls-cert-file={credentials.apiserver.certificate}",
-        f"--tls-private-key-file={credentials.apiserver.key}",
-        f"--client-ca-file={credentials.authority.certificate}",
-        f"--service-account-issuer={issuer}",
-        f"--service-account-key-file={credentials.service_accounts.certificate}",
-        f"--service-account-signing-key-file={credentials.service_accounts.key}",
-        f"--kubelet-certificate-authority={credentials.authority.certificate}",
-        f"--kubelet-client-certificate={credentials.administrator.certificate}",
-        f"--kubelet-client-key={credentials.administrator.key}",
-        "--kubelet-preferred-address-types=InternalIP",
-        "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
-        "--allow-privileged=true",
-        f"--service-cluster-ip-range={SERVICE_CIDR}",
-        f"--audit-policy-file={audit_policy}",
-        f"--audit-log-path={state.audit_log}",
-        "--audit-log-maxsize=512",
-        "--audit-log-maxbackup=2",
-        "--profiling=false",
-        "--v=1",
-    )
-
-
-def build_controller_manager_command(
-    program: Path, kubeconfig: Path, endpoints: Endpoints, credentials: Credentials
-) -> tuple[str, ...]:
-    """Write kube-controller-manager's command line."""
-    authority = credentials.authority
-    return (
-        *build_client_command(program, kubeconfig, endpoints.ports["kube-controller-manager"]),
-        f"--root-ca-file={authority.certificate}",
-        f"--cluster-signing-cert-file={authority.certificate}",
-        f"--cluster-signing-key-file={authority.key}",
-        f"--service-account-private-key-file={credentials.service_accounts.key}",
-    )
-
-
-def build_client_command(program: Path, kubeconfig: Path, port: int) -> tuple[str, ...]:
-    """Write what the command lines of the apiserver's own clients, controllers and scheduler, have in common."""
-    return (
-        str(program),
-        f"--kubeconfig={kubeconfig}",
-        f"--authentication-kubeconfig={kubeconfig}",
-        f"--authorization-kubeconfig={kubeconfig}",
-        "--bind-address=127.0.0.1",
-        f"--secure-port={port}",
-        "--leader-elect=false",
-        "--profiling=false",
-        "--v=1",
-    )
 
 
 class ControlPlane:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster.addresses import HOST_ADDRESS, KUBELET_PORT, POD_CIDR, NodeAddress
-from devcluster.control_plane import CLUSTER_DOMAIN
+from devcluster.addresses import CLUSTER_DOMAIN, HOST_ADDRESS, KUBELET_PORT, POD_CIDR, NodeAddress
 
 PAUSE_IMAGE = "localhost/finetune-devcluster/pause:1"
 PROXY_HEALTH_PORT = 10256

@@ -84,6 +84,8 @@ class ProcessTable:
                     (os.POSIX_SPAWN_DUP2, log, 2),
                 ],
                 setsid=True,
+                # Python ignores this signal, and what is ignored is inherited.
+                setsigdef=[signal.SIGPIPE],
             )
         finally:
             os.close(log)

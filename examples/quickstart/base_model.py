@@ -19,7 +19,7 @@ def ensure_base_model() -> Path:
     """The folder with the base model; `make_base_model.py` runs only if its inputs changed."""
     folder = _cache() / f"base-{_digest()}"
     if not (folder / "config.json").exists():
-        command = [sys.executable, "-m", "examples.quickstart.make_base_model", str(folder)]
+        command = [sys.executable, "-m", "examples.quickstart.make_base_model", "--output", str(folder)]
         if subprocess.run(command).returncode:
             raise QuickstartError(f"`{' '.join(command[1:])}` failed: see above")
     print(f"  {folder}")

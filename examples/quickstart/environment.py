@@ -79,7 +79,7 @@ def _current_context(variables: Mapping[str, str]) -> Environment:
             "CLUSTER=current needs IMAGE_REGISTRY, a registry the cluster pulls from and to which images/ was built "
             "and pushed as finetune-operator, finetune-trainer-prepare and finetune-trainer"
         )
-    tag = variables.get("IMAGE_TAG", "latest")
+    tag = variables.get("IMAGE_TAG", "0.1.0")
     images = {
         "operator": f"{registry}/finetune-operator:{tag}",
         "prepare": f"{registry}/finetune-trainer-prepare:{tag}",

@@ -190,7 +190,7 @@ class Controller:
         for event in decide_events(job.status, plan.status, report):
             try:
                 await self._cluster.create_event(build_event(job, event, self._clock()))
-            except AlreadyExists:
+            except (AlreadyExists, NamespaceTerminating):
                 continue
             except ClusterError as error:
                 job_logger(logger, job).warning("event %s was not posted: %s", event.reason, error)

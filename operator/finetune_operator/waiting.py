@@ -136,7 +136,9 @@ def _explain_pod(pod: PodFacts, complaint: Complaint | None, references: Sequenc
     if complaint is not None:
         return Explanation(Reason.WAITING_FOR_POD, f"Pod {pod.name}: {complaint.reason}: {complaint.message}")
     where = (
-        f"on node {pod.node}: its image is pulled and its volumes are mounted" if pod.node else "for a node"
+        f"on node {pod.node} while its image is pulled and its volumes are mounted"
+        if pod.node
+        else "for a node"
     )
     return Explanation(Reason.WAITING_FOR_POD, f"Pod {pod.name} waits {where}.")
 

@@ -165,3 +165,12 @@ def test_columns_and_explain_read_as_documentation(crd_kubeconfig: Path) -> None
 
     assert header == ["NAME", "PHASE", "MODEL", "METHOD", "GPUS", "STEP", "LOSS", "ETA", "AGE"]
     assert "rank of the adapter matrices" in explained
+
+
+def test_people_may_write_the_learning_rate_as_2e_4(crd_kubeconfig: Path) -> None:
+    """kubectl's YAML reads it as a number; PyYAML would make it a string."""
+    text = json.dumps(make_manifest(training__learningRate=0.5)).replace("0.5", "2e-4")
+
+    stored = kubectl(crd_kubeconfig, "apply", "--dry-run=server", "-o", "json", "-f", "-", stdin=text)
+
+    assert json.loads(stored.stdout)["spec"]["training"]["learningRate"] == 2e-4

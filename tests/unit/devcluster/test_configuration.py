@@ -8,13 +8,13 @@ import pytest
 
 from devcluster import dns, node, node_config
 from devcluster.addresses import HOST_ADDRESS, node_address
-from devcluster.control_plane import (
-    Credentials,
+from devcluster.control_plane_config import (
     Endpoints,
     build_apiserver_command,
     build_client_command,
     build_etcd_command,
 )
+from devcluster.credentials import Credentials
 from devcluster.environment import build_environment
 from devcluster.node_config import NodeFolders
 from devcluster.pki import Authority, Certificate

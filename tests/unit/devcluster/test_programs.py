@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from devcluster.programs import PROGRAMS, TOOLS, cache_folder, cached_path, find_program, is_version
+from devcluster.errors import DevClusterError
+from devcluster.programs import (
+    PROGRAMS,
+    TOOLS,
+    cache_folder,
+    cached_path,
+    check_builds,
+    find_program,
+    is_version,
+)
 
 KUBELET = PROGRAMS["kubelet"]
 
@@ -96,3 +105,17 @@ def test_every_program_is_pinned_at_the_version_it_is_recognised_by(program: obj
     module = (TOOLS / entry.tool / "go.mod").read_text()
     assert entry.name == "pause" or f" v{entry.version.removeprefix('v')}\n" in module
     assert entry.name == "pause" or (TOOLS / entry.tool / "go.sum").exists()
+
+
+def test_what_has_to_be_built_is_known_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    write_program(tmp_path / "assets", "etcd")
+    assert check_builds(["etcd"]) == []
+    with pytest.raises(DevClusterError, match="kubelet has to be built, and there is no Go on PATH"):
+        check_builds(["etcd", "kubelet"])
+    write_program(tmp_path, "go", "go1.26.0")
+    assert check_builds(["etcd", "kubelet"]) == ["kubelet"]

@@ -82,7 +82,7 @@ CASES: list[tuple[str, PodFacts | None, Complaint | None, Reason, str]] = [
         make_pod(CHILD, waiting_reason="ContainerCreating"),
         None,
         Reason.WAITING_FOR_POD,
-        "on node node-1: its image is pulled",
+        "on node node-1 while its image is pulled",
     ),
     (
         "a quota that refuses the pod",
