@@ -64,8 +64,8 @@ class RankProcesses:
     def wait(self) -> list[RankEnd]:
         """Wait until all have ended; once one has failed, the others have little time left."""
         deadline: float | None = None
-        while any(process.poll() is None for process in self._processes):
-            if deadline is None and any(process.returncode for process in self._processes):
+        while None in (codes := [process.poll() for process in self._processes]):
+            if deadline is None and any(codes):
                 deadline = time.monotonic() + _GRACE_AFTER_LOSS_SECONDS
             if deadline is not None and time.monotonic() > deadline:
                 break

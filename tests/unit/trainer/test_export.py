@@ -75,10 +75,9 @@ class Export:
 
 
 def write_adapter(base: Path, folder: Path, seed: int = 1) -> None:
-    model = add_adapter(
-        load_base_model(base, torch.float32, torch.device("cpu")), LoRA(), TARGETS, "s3://m/base"
-    )
+    base_model = load_base_model(base, torch.float32, torch.device("cpu"))
     torch.manual_seed(seed)
+    model = add_adapter(base_model, LoRA(), TARGETS, "s3://m/base")
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
