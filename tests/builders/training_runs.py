@@ -58,7 +58,9 @@ class TrainingRun:
             **{"parallelism__gpusPerNode": 0, **self.changes},
         )["spec"]
         fields = {"name": "tuned", "namespace": "tests", "uid": self.uid, "trainerImage": "trainer:test"}
-        return JobFile.model_validate({**fields, "stage": stage, "attempt": max(1, self.attempt), "spec": spec})
+        return JobFile.model_validate(
+            {**fields, "stage": stage, "attempt": max(1, self.attempt), "spec": spec}
+        )
 
     @property
     def store(self) -> ObjectStore:

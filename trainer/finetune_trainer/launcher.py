@@ -87,18 +87,32 @@ def main(job: JobFile, job_path: Path) -> TerminationMessage:
     if (facts := load_trained_facts(store, job.layout)) is not None:
         logger.info("training was finished by an earlier attempt: %s is committed", job.layout.trained_uri)
         return _done(facts)
-    lay_out(job, work, store)
     kills_before = oom_kills()
-    ends = run_ranks(job, job_path, relay)
+    ends = run_ranks(job, job_path, work, store, relay)
     facts = conclude(
         ends, load_results(work, len(ends)), told_to_go=relay.was_heard, oom_killed=oom_kills() > kills_before
     )
     return _done(facts)
 
 
+def run_ranks(
+    job: JobFile, job_path: Path, work: WorkDirectory, store: ObjectStore, relay: Relay
+) -> list[RankEnd]:
+    """Start one process a GPU, or a single one; bring what they need while they import torch; wait for all."""
+    work.clear_messages()
+    ranks = RankProcesses(process_arguments(job_path), max(1, job.spec.parallelism.gpus_per_node))
+    ranks.start()
+    try:
+        lay_out(job, work, store)
+        relay.ranks = ranks
+    except BaseException:
+        ranks.kill()
+        raise
+    return ranks.wait()
+
+
 def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore) -> None:
     """Become the run's writer; bring rows, base model and the newest checkpoint onto the disk."""
-    shutil.rmtree(work.rank_result(0).parent, ignore_errors=True)
     run_file = load_run_file(store, job.layout)
     incarnation = claim_incarnation(store, job.layout)
     model_store = ObjectStore.open(job.spec.model.store) if job.spec.model.store else store
@@ -106,7 +120,7 @@ def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore) -> None:
     download_prepared(store, run_file.dataset.prepared_uri, work.data)
     resumed_from = restore_checkpoint(job, work, store)
     hand_over = HandOver(run_file=run_file, incarnation=incarnation, resumed_from=resumed_from)
-    work.hand_over.write_text(hand_over.model_dump_json(indent=2), encoding="utf-8")
+    work.write_hand_over(hand_over)
 
 
 def restore_checkpoint(job: JobFile, work: WorkDirectory, store: ObjectStore) -> CheckpointReport | None:
@@ -121,16 +135,6 @@ def restore_checkpoint(job: JobFile, work: WorkDirectory, store: ObjectStore) ->
     logger.info("resuming from step %d (newest valid checkpoint%s)", search.manifest.step, passed_over)
     shutil.copyfile(work.resume / work.metrics.name, work.metrics)
     return _checkpoint_report(job, search.manifest)
-
-
-def run_ranks(job: JobFile, job_path: Path, relay: Relay) -> list[RankEnd]:
-    """Start one process a GPU, or a single one, and wait for all."""
-    ranks = RankProcesses(process_arguments(job_path), max(1, job.spec.parallelism.gpus_per_node))
-    ranks.start()
-    relay.ranks = ranks
-    if relay.was_heard:
-        ranks.terminate()
-    return ranks.wait()
 
 
 def load_results(work: WorkDirectory, world_size: int) -> list[RankResult]:

@@ -44,9 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logging()
     rank, work = int(os.environ.get("RANK", "0")), WorkDirectory.from_environment()
     result = _run(options.job, work, stop, rank)
-    path = work.rank_result(rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(result.model_dump_json(), encoding="utf-8")
+    work.rank_result(rank).write_text(result.model_dump_json(), encoding="utf-8")
     return result.exit_code
 
 
@@ -71,7 +69,9 @@ def _failed(error: Exception, rank: int) -> RankResult:
     return RankResult(
         rank=rank,
         exit_code=exit_code,
-        message=message.message if exit_code in FAILURE_CLASS_OF_EXIT_CODE else f"{type(error).__name__}: {error}",
+        message=message.message
+        if exit_code in FAILURE_CLASS_OF_EXIT_CODE
+        else f"{type(error).__name__}: {error}",
         step=message.step,
         ended=time.time(),
     )

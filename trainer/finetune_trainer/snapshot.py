@@ -31,6 +31,8 @@ OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
 _SEPARATOR = "|"
 
+NumpyWords = np.ndarray[tuple[int], np.dtype[np.uint32]]
+
 
 class TrainerSnapshot(ApiModel):
     """`state.json`: the small part of a checkpoint. The position in the data follows from `step` and the seed."""
@@ -116,8 +118,8 @@ def save_random_state(directory: Path, gang: Gang) -> None:
     _, words, gauss = random.getstate()
     tensors["python"] = torch.tensor(words, dtype=torch.int64)
     assert gauss is None, "nothing in this program draws Gaussian numbers from the random module"
-    numpy_state = np.random.get_state(legacy=True)
-    tensors["numpy"] = torch.from_numpy(np.append(numpy_state[1].astype(np.int64), numpy_state[2]))
+    _, numpy_words, position, *_ = cast(tuple[str, NumpyWords, int, int, float], np.random.get_state())
+    tensors["numpy"] = torch.from_numpy(np.append(numpy_words.astype(np.int64), position))
     save_file(tensors, _random_state_path(directory, gang.rank), metadata=SAFETENSORS_METADATA)
 
 

@@ -126,13 +126,12 @@ def write_tensors(path: Path, plans: list[TensorPlan], make: Callable[[str], tor
         for plan in ordered:
             tensor = make(plan.name)
             assert (tensor.dtype, tuple(tensor.shape)) == (plan.dtype, plan.shape), plan.name
-            file.write(tensor_bytes(tensor))
+            file.write(tensor_bytes(tensor).numpy().data)
 
 
-def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The tensor's bytes as they stand in a file."""
-    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().data
+def tensor_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's bytes as they stand in a file, uint8 [size]."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _header(plans: list[TensorPlan]) -> bytes:

@@ -92,7 +92,7 @@ def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
     """Read what the launcher settled and meet the other ranks."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     quiet_libraries()
-    hand_over = HandOver.model_validate_json(work.hand_over.read_bytes())
+    hand_over = work.wait_for_hand_over()
     gang = join_gang()
     return Attempt(
         job=job,

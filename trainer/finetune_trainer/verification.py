@@ -53,7 +53,7 @@ def ensure_tensors_equal(merged: MergedModel, directory: Path) -> None:
         for name in written:
             if written.plan(name) != merged.plans[name]:
                 raise _mismatch(f"tensor {name} has another type or shape")
-            if tensor_bytes(written.load(name)) != tensor_bytes(merged.tensor(name)):
+            if not torch.equal(tensor_bytes(written.load(name)), tensor_bytes(merged.tensor(name))):
                 raise _mismatch(f"tensor {name} is not base + adapter")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +14,8 @@ from finetune_api.base import ApiModel
 from finetune_api.progress import CheckpointReport
 from finetune_api.termination import TrainedFacts
 from finetune_trainer.run_file import RunFile
+
+_POLL_SECONDS = 0.02
 
 
 class HandOver(ApiModel):
@@ -75,11 +79,32 @@ class WorkDirectory:
         """One line an optimizer step."""
         return self.root / "metrics.jsonl"
 
-    @property
-    def hand_over(self) -> Path:
-        """The launcher's file for the ranks."""
-        return self.root / "attempt.json"
-
     def rank_result(self, rank: int) -> Path:
         """A rank's file for the launcher."""
-        return self.root / "results" / f"rank-{rank:05d}.json"
+        return self._results / f"rank-{rank:05d}.json"
+
+    def clear_messages(self) -> None:
+        """Forget what an earlier container of this pod left for launcher and ranks."""
+        self._hand_over.unlink(missing_ok=True)
+        shutil.rmtree(self._results, ignore_errors=True)
+        self._results.mkdir(parents=True)
+
+    def write_hand_over(self, hand_over: HandOver) -> None:
+        """Tell the ranks that everything is there; the file appears complete."""
+        unfinished = self._hand_over.with_suffix(".unfinished")
+        unfinished.write_text(hand_over.model_dump_json(indent=2), encoding="utf-8")
+        unfinished.replace(self._hand_over)
+
+    def wait_for_hand_over(self) -> HandOver:
+        """Wait until the launcher has brought everything. It ends the ranks if it cannot, so this needs no limit."""
+        while not self._hand_over.exists():
+            time.sleep(_POLL_SECONDS)
+        return HandOver.model_validate_json(self._hand_over.read_bytes())
+
+    @property
+    def _hand_over(self) -> Path:
+        return self.root / "attempt.json"
+
+    @property
+    def _results(self) -> Path:
+        return self.root / "results"

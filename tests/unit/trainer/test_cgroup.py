@@ -57,7 +57,9 @@ def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_usable_cpus(membership: str, files: dict[str, str], expected: int, tmp_path: Path) -> None:
-    write_files(tmp_path, {"membership": membership, **{f"mount/{name}": text for name, text in files.items()}})
+    write_files(
+        tmp_path, {"membership": membership, **{f"mount/{name}": text for name, text in files.items()}}
+    )
     assert usable_cpus(tmp_path / "mount", tmp_path / "membership") == expected
 
 
@@ -69,5 +71,7 @@ def test_usable_cpus(membership: str, files: dict[str, str], expected: int, tmp_
     ],
 )
 def test_oom_kills_are_counted(membership: str, files: dict[str, str], tmp_path: Path) -> None:
-    write_files(tmp_path, {"membership": membership, **{f"mount/{name}": text for name, text in files.items()}})
+    write_files(
+        tmp_path, {"membership": membership, **{f"mount/{name}": text for name, text in files.items()}}
+    )
     assert oom_kills(tmp_path / "mount", tmp_path / "membership") == 2

@@ -196,7 +196,9 @@ def test_single_wrong_bit_in_a_merged_weight_is_found(tmp_path: Path) -> None:
     weights = load_file(path)
     weights["model.layers.1.self_attn.k_proj.weight"][3, 3] += 1e-7
     save_file(weights, path)
-    with pytest.raises(UserError, match=r"model\.layers\.1\.self_attn\.k_proj\.weight is not base \+ adapter"):
+    with pytest.raises(
+        UserError, match=r"model\.layers\.1\.self_attn\.k_proj\.weight is not base \+ adapter"
+    ):
         export.check_tensors()
 
 

@@ -6,11 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from finetune_api.job_file import JobFile
+from finetune_api.spec import Store
 from finetune_api.termination import TrainedFacts
-from finetune_trainer import rank_processes
+from finetune_trainer import launcher, rank_processes
 from finetune_trainer.errors import (
     NonFiniteLoss,
     OutOfMemory,
@@ -21,16 +25,30 @@ from finetune_trainer.errors import (
 )
 from finetune_trainer.launcher import RankLost, conclude
 from finetune_trainer.rank_processes import RankEnd, RankProcesses, rank_environment
-from finetune_trainer.work_directory import RankResult
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.work_directory import RankResult, WorkDirectory
+from tests.builders.jobs import make_manifest
 
 FACTS = TrainedFacts(step=10, loss=1.0, checkpoint_uri=None)
 
 
-def make_result(rank: int, exit_code: int, *, ended: float = 0.0, message: str = "said by a rank") -> RankResult:
+def make_job_file(**changes: Any) -> JobFile:
+    fields = {
+        "name": "tuned",
+        "namespace": "tests",
+        "uid": "u",
+        "stage": "train",
+        "attempt": 1,
+        "trainerImage": "i",
+    }
+    return JobFile.model_validate({**fields, "spec": make_manifest(**changes)["spec"]})
+
+
+def make_result(
+    rank: int, exit_code: int, *, ended: float = 0.0, message: str = "said by a rank"
+) -> RankResult:
     trained = FACTS if exit_code == 0 else None
-    return RankResult(
-        rank=rank, exit_code=exit_code, message=message, step=7, ended=ended, trained=trained
-    )
+    return RankResult(rank=rank, exit_code=exit_code, message=message, step=7, ended=ended, trained=trained)
 
 
 def make_ends(*codes: int, killed_by_us: tuple[int, ...] = ()) -> list[RankEnd]:
@@ -59,7 +77,10 @@ def test_most_specific_class_wins(codes: tuple[int, ...], expected: type[StageEr
 
 
 def test_earliest_end_wins_within_a_class() -> None:
-    results = [make_result(0, 20, ended=5.0, message="second"), make_result(1, 20, ended=4.0, message="first")]
+    results = [
+        make_result(0, 20, ended=5.0, message="second"),
+        make_result(1, 20, ended=4.0, message="first"),
+    ]
     with pytest.raises(StorageUnavailable, match="first"):
         conclude(make_ends(20, 20), results, told_to_go=False, oom_killed=False)
 
@@ -135,3 +156,28 @@ def test_parent_never_imports_torch() -> None:
     code = "import sys, finetune_trainer.launcher, finetune_trainer.rank; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.stdout == "False\n", result.stderr
+
+
+def test_what_cannot_be_fetched_ends_the_ranks_that_were_loading_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    spawn = RankProcesses._spawn
+
+    def remember(ranks: RankProcesses, rank: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        started.append(spawn(ranks, rank, environment))
+        return started[-1]
+
+    def fail(*_: object) -> None:
+        raise UserError("the base model was changed")
+
+    monkeypatch.setattr(RankProcesses, "_spawn", remember)
+    monkeypatch.setattr(launcher, "process_arguments", lambda _: ["-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(launcher, "lay_out", fail)
+    job, store = (
+        make_job_file(parallelism__gpusPerNode=2),
+        ObjectStore.open(Store(endpoint="http://127.0.0.1:1")),
+    )
+    with pytest.raises(UserError, match="was changed"):
+        launcher.run_ranks(job, tmp_path, WorkDirectory(tmp_path), store, launcher.Relay())
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2

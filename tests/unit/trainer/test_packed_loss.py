@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from finetune_trainer.attention import (
     PACKED_ATTENTION,
@@ -28,7 +29,7 @@ def rows(tmp_path: Path) -> PreparedRows:
     return write_prepared_rows(tmp_path / "rows.safetensors", LENGTHS)
 
 
-def make_model(architecture: str, attention: str = PACKED_ATTENTION, **changes: object) -> torch.nn.Module:
+def make_model(architecture: str, attention: str = PACKED_ATTENTION, **changes: object) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     register_packed_attention()
@@ -38,12 +39,12 @@ def make_model(architecture: str, attention: str = PACKED_ATTENTION, **changes: 
     )
 
 
-def packed_loss(model: torch.nn.Module, packed: PackedRows) -> torch.Tensor:
+def packed_loss(model: PreTrainedModel, packed: PackedRows) -> torch.Tensor:
     loss: torch.Tensor = model(**vars(packed)).loss
     return loss
 
 
-def reference_loss(model: torch.nn.Module, rows: PreparedRows) -> torch.Tensor:
+def reference_loss(model: PreTrainedModel, rows: PreparedRows) -> torch.Tensor:
     """Full logits of each row by itself, through transformers' own attention and forward."""
     total = torch.zeros(())
     for row in range(len(rows)):
@@ -56,8 +57,10 @@ def reference_loss(model: torch.nn.Module, rows: PreparedRows) -> torch.Tensor:
     return total
 
 
-def gradient(model: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+def gradient(model: PreTrainedModel) -> torch.Tensor:
+    return torch.cat(
+        [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -67,12 +70,12 @@ def test_packed_equals_rows_by_themselves(
 ) -> None:
     reference = make_model(architecture, "sdpa")
     wanted = reference_loss(reference, rows)
-    wanted.backward()
+    torch.autograd.backward(wanted)
 
     model = make_model(architecture)
     replace_forward(model, chunk_positions)
     loss = packed_loss(model, pack_rows(rows, range(len(rows))))
-    loss.backward()
+    torch.autograd.backward(loss)
 
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     torch.testing.assert_close(gradient(model), gradient(reference), rtol=1e-4, atol=1e-5)
@@ -110,7 +113,7 @@ def test_dummy_reaches_every_parameter_with_a_gradient_of_zero(rows: PreparedRow
     model = make_model("qwen3", tie_word_embeddings=False)
     replace_forward(model)
     loss = packed_loss(model, pack_rows(rows, []))
-    loss.backward()
+    torch.autograd.backward(loss)
     assert loss.item() == 0.0
     without = [name for name, parameter in model.model.named_parameters() if parameter.grad is None]
     assert without == []
@@ -127,7 +130,7 @@ def step_gradient(rows: PreparedRows, world_size: int, micro_batch_tokens: int) 
         step = batches.step_batch(0)
         for micro_batch in step.micro_batches:
             loss = packed_loss(model, micro_batch) / step.learned_tokens
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.item()
     return total, gradient(model)
 
