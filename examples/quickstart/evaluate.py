@@ -49,14 +49,13 @@ def evaluate(model_directory: Path, heldout: Path = HELDOUT) -> Evaluation:
     tokenizer = AutoTokenizer.from_pretrained(model_directory, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(model_directory).eval()
     answers = answer_all(model, tokenizer, examples)
+    return build_evaluation(answers, seconds=round(time.monotonic() - started, 1))
+
+
+def build_evaluation(answers: Sequence[Answer], seconds: float) -> Evaluation:
+    """Count an answer as right only if it is the intent and nothing else."""
     correct = sum(answer.answer == answer.intent for answer in answers)
-    return Evaluation(
-        accuracy=correct / len(answers),
-        correct=correct,
-        rows=len(answers),
-        seconds=round(time.monotonic() - started, 1),
-        answers=answers,
-    )
+    return Evaluation(correct / len(answers), correct, len(answers), seconds, answers)
 
 
 def load_examples(path: Path) -> list[Example]:

@@ -7,17 +7,19 @@ in two languages and has never seen the fine-tuning task. Run it from the reposi
 
 import argparse
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch.nn import functional
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from examples.quickstart.base_text import Document, build_documents, corpus_sentences
+from examples.quickstart.muon import Muon
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 MAX_TOKENS = 1024
@@ -28,7 +30,10 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 # The split of Qwen's own tokenizers, so that a loader which rebuilds a Qwen tokenizer from its parts gets the same one.
-QWEN_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,13 @@ class Recipe:
     """Sizes and rates of the base model; the defaults take about a minute and a half on two CPU cores."""
 
     seed: int = 7
-    vocabulary_size: int = 4096  # at most; the hand-written text fills about 3500
+    vocabulary_size: int = 4096  # at most; the hand-written text fills about 3000
     hidden_size: int = 192
     intermediate_size: int = 512
     layers: int = 3
     attention_heads: int = 4
     key_value_heads: int = 2
-    steps: int = 700
+    steps: int = 640
     documents_per_step: int = 24
     warmup_steps: int = 20
     matrix_learning_rate: float = 0.02
@@ -70,7 +75,12 @@ class Batch:
 
 
 def make_base_model(output: Path, recipe: Recipe) -> None:
-    """Pre-train the base model and save it to `output` as a Hugging Face model directory."""
+    """Pre-train the base model and save it to `output` as a Hugging Face model directory.
+
+    Raises FileExistsError if there is an `output` already.
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} exists already. Remove it or name another directory.")
     tokenizer = train_tokenizer(corpus_sentences(), recipe.vocabulary_size)
     documents = build_documents(recipe.steps * recipe.documents_per_step, recipe.seed)
     tokenized = [tokenize(document, tokenizer, recipe) for document in documents]
@@ -139,7 +149,9 @@ def weighted_parts(document: Document, recipe: Recipe) -> Iterator[tuple[str, fl
     yield END_OF_TEXT, recipe.question_weight
 
 
-def build_batches(documents: Sequence[TokenizedDocument], pad_token_id: int, recipe: Recipe) -> Iterator[Batch]:
+def build_batches(
+    documents: Sequence[TokenizedDocument], pad_token_id: int, recipe: Recipe
+) -> Iterator[Batch]:
     """Batch documents of similar length, so that little is padding, in an order that length does not show."""
     rng = random.Random(recipe.seed)
     size = recipe.documents_per_step
@@ -191,10 +203,11 @@ def pretrain(model: Qwen3ForCausalLM, batches: Iterator[Batch], recipe: Recipe) 
     started = time.monotonic()
     for step, batch in enumerate(batches, start=1):
         loss = weighted_loss(model, batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepped in (*optimizers, *schedules):
-            stepped.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         model.zero_grad()
         if step % 50 == 0 or step == recipe.steps:
             seconds = time.monotonic() - started
@@ -211,7 +224,7 @@ def build_optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> list[torch.opti
     others = [parameter for parameter in model.model.layers.parameters() if parameter.ndim != 2]
     others += [*model.model.embed_tokens.parameters(), *model.model.norm.parameters()]
     return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=0.01),
+        Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=0.01),
         torch.optim.AdamW(others, lr=recipe.other_learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
@@ -225,20 +238,26 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
 def weighted_loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
     """Compute the next-token loss, averaged with the weights of the tokens to predict."""
     logits = model(input_ids=batch.ids, use_cache=False).logits[:, :-1]
-    losses = functional.cross_entropy(logits.transpose(1, 2), batch.ids[:, 1:], reduction="none")
-    weights = batch.weights[:, 1:]
+    losses = functional.cross_entropy(logits.flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none")
+    weights = batch.weights[:, 1:].flatten()
     return (losses * weights).sum() / weights.sum()
 
 
 def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
-    """Save weights, configuration, tokenizer and chat template; greedy generation is the default."""
+    """Save weights, configuration, tokenizer and chat template; greedy generation is the default.
+
+    The directory gets its name last, so that an interrupted run leaves no half of a model under it.
+    """
     model.generation_config = GenerationConfig(
         do_sample=False,
         eos_token_id=[model.config.eos_token_id, model.config.pad_token_id],
         pad_token_id=model.config.pad_token_id,
     )
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(output)
 
 
 def main() -> None:
