@@ -19,7 +19,15 @@ def main() -> int:
         venv.create(TARGET, with_pip=True, clear=True)
     except (subprocess.CalledProcessError, OSError) as error:
         return fail(f"python3 cannot make an environment ({error}). On Debian: apt-get install python3-venv")
-    command = [str(TARGET / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV]
+    command = [
+        str(TARGET / "bin/python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        UV,
+    ]
     if subprocess.run(command).returncode:
         return fail(f"pip could not install {UV}: check the network and pip's index configuration.")
     return 0

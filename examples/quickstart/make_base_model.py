@@ -47,7 +47,7 @@ class Recipe:
     layers: int = 3
     attention_heads: int = 4
     key_value_heads: int = 2
-    steps: int = 640
+    steps: int = 720
     documents_per_step: int = 24
     warmup_steps: int = 20
     matrix_learning_rate: float = 0.02
