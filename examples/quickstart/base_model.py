@@ -12,7 +12,7 @@ from examples.quickstart.environment import QuickstartError
 
 HERE = Path(__file__).parent
 # What goes into the base model: its maker and its text, not the rows it will be tuned on.
-INPUTS = ("make_base_model.py", "base_text.py", "base_corpus", "slots.toml")
+INPUTS = ("make_base_model.py", "base_text.py", "muon.py", "base_corpus", "slots.toml")
 
 
 def ensure_base_model() -> Path:
@@ -20,7 +20,9 @@ def ensure_base_model() -> Path:
     folder = _cache() / f"base-{_digest()}"
     if not (folder / "config.json").exists():
         command = [sys.executable, "-m", "examples.quickstart.make_base_model", "--output", str(folder)]
-        if subprocess.run(command).returncode:
+        # OpenMP threads that spin while they wait triple the time where another program wants the same cores.
+        variables = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+        if subprocess.run(command, env=variables).returncode:
             raise QuickstartError(f"`{' '.join(command[1:])}` failed: see above")
     print(f"  {folder}")
     return folder

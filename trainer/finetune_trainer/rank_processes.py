@@ -106,7 +106,8 @@ class RankProcesses:
 
 def rank_environment(rank: int, world_size: int, port: int, threads: int) -> dict[str, str]:
     """The variables by which a rank knows its place. A single one gets none: torch then sets up no process group."""
-    environment = {"OMP_NUM_THREADS": str(threads)}
+    # Threads that wait by spinning burn the CPU quota that the others of a pod, or of a busy node, need.
+    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     if world_size > 1:
         environment |= {
             "RANK": str(rank),

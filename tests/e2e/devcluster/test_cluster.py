@@ -182,7 +182,19 @@ def test_a_pod_serves_behind_a_service_and_can_be_looked_into(cluster: Site) -> 
     )
     cluster.wait_for_pod("web", "Running")
     cluster.wait_for_pod("client", "Running")
-    fetch = "import urllib.request as u; print(u.urlopen('{}', timeout=20).status)"
+    # A pod can be Running before kube-proxy has written its Service's rule: until then there is no route.
+    fetch = """
+import time, urllib.request
+deadline = time.monotonic() + 20
+while True:
+    try:
+        print(urllib.request.urlopen("{}", timeout=5).status)
+        break
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+        time.sleep(0.2)
+"""
     for url in (f"http://web.{NAMESPACE}.svc.cluster.local/", "http://web/"):
         answer = cluster.kubectl("exec", "client", "--", "python3", "-c", fetch.format(url))
         assert answer.strip() == "200", url

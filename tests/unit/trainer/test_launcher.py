@@ -111,7 +111,7 @@ def start(script: str, world_size: int) -> RankProcesses:
 
 
 def test_single_rank_gets_no_rendezvous_and_several_get_one() -> None:
-    assert set(rank_environment(0, 1, 0, threads=2)) == {"OMP_NUM_THREADS"}
+    assert set(rank_environment(0, 1, 0, threads=2)) == {"OMP_NUM_THREADS", "OMP_WAIT_POLICY"}
     environment = rank_environment(1, 2, 4711, threads=1)
     assert environment["RANK"] == environment["LOCAL_RANK"] == "1"
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("127.0.0.1", "4711")
