@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,15 +24,23 @@ BUCKET = "e2e"
 
 
 @pytest.fixture(scope="session")
-def environment() -> Environment:
+def environment() -> Iterator[Environment]:
     """The one-machine cluster with four stand-in GPUs and the operator in a restricted namespace.
 
-    It is left running: the next run starts in seconds, and `make cluster-down` removes it.
+    A cluster that was there before (`make cluster-up`) stays; one that was started here goes.
     """
+    was_running = devcluster("status") == 0
     environment = start_dev_cluster("--gpus", "4")
     install_operator(environment, "progress.minIntervalSeconds=1")
     os.environ["PATH"] = environment.variables["PATH"]
-    return environment
+    yield environment
+    if not was_running:
+        assert devcluster("down") == 0
+
+
+def devcluster(command: str) -> int:
+    """Run a command of the dev cluster's; its exit status."""
+    return subprocess.run([sys.executable, "-m", "devcluster", command], stdout=subprocess.DEVNULL).returncode
 
 
 @pytest.fixture(scope="session")
