@@ -3,15 +3,11 @@
 Alone it listens on loopback and needs no root; a full cluster gives it the bridge address, which pods reach.
 """
 
-import shutil
 import time
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from devcluster import preflight, state
-from devcluster.console import QUIET, Console
 from devcluster.control_plane_config import (
     AUDIT_POLICY,
     Endpoints,
@@ -24,32 +20,17 @@ from devcluster.credentials import Credentials, ensure_credentials
 from devcluster.errors import DevClusterError
 from devcluster.http_client import ApiClient, answers, client_tls, unverified_tls
 from devcluster.kubeconfig import write_kubeconfig
-from devcluster.processes import Component, ProcessTable
+from devcluster.processes import Component
 from devcluster.programs import ensure_programs, link_programs
-from devcluster.state import Description, StateDirectory
+from devcluster.site import Site
+from devcluster.state import Description
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 PORTS = ("etcd", "etcd-peer", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
-class ControlPlane:
+class ControlPlane(Site):
     """A control plane in a state folder; as a context manager it is gone, with its folder, at the end."""
-
-    def __init__(self, state_dir: Path, *, address: str = "127.0.0.1", console: Console = QUIET) -> None:
-        self.state = StateDirectory(state_dir.resolve())
-        self._address = address
-        self._console = console
-        self.processes = ProcessTable(self.state)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        shutil.rmtree(self.state.root)
 
     @property
     def kubeconfig(self) -> Path:

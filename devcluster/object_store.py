@@ -5,19 +5,16 @@ It checks signatures and checksums and honours conditional writes, as the operat
 
 import json
 import secrets
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from devcluster import preflight, state
-from devcluster.console import QUIET, Console
 from devcluster.http_client import answers
-from devcluster.processes import Component, ProcessTable
+from devcluster.processes import Component
 from devcluster.programs import ensure_programs, link_programs
-from devcluster.state import Description, StateDirectory
+from devcluster.site import Site
+from devcluster.state import Description
 
 REGION = "us-east-1"
 HEALTH_PATH = "/devcluster-health"
@@ -39,24 +36,8 @@ def ensure_access_key(path: Path) -> AccessKey:
     return AccessKey(**json.loads(path.read_text()))
 
 
-class S3Server:
+class S3Server(Site):
     """An S3 server in a state folder; as a context manager it is gone, with its folder, at the end."""
-
-    def __init__(self, state_dir: Path, *, address: str = "127.0.0.1", console: Console = QUIET) -> None:
-        self.state = StateDirectory(state_dir.resolve())
-        self._address = address
-        self._console = console
-        self.processes = ProcessTable(self.state)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        shutil.rmtree(self.state.root)
 
     @property
     def region(self) -> str:

@@ -17,8 +17,8 @@ import yaml
 from examples.quickstart.environment import Environment, start_dev_cluster
 from examples.quickstart.installation import ensure_restricted_namespace, install_operator
 from examples.quickstart.run import credentials_secret, ensure_bucket, s3_client
+from tests.builders.tiny_models import make_tokenizer, write_model
 from tests.e2e.jobs import Jobs
-from tests.e2e.tiny_model import write_tiny_model
 
 BUCKET = "e2e"
 
@@ -54,7 +54,7 @@ def s3(environment: Environment) -> Any:
 @pytest.fixture(scope="session")
 def tiny_base(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Qwen3 with its own tokenizer, also at s3://e2e/base."""
-    folder = write_tiny_model(tmp_path_factory.mktemp("base"))
+    folder = write_model(tmp_path_factory.mktemp("base"), vocab_size=len(make_tokenizer()))
     for file in folder.iterdir():
         s3.upload_file(str(file), BUCKET, f"base/{file.name}")
     rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in training_rows())
