@@ -24,6 +24,8 @@ class JobFile(ApiModel):
     stage: Stage
     attempt: Annotated[int, Field(ge=1)]
     trainer_image: str
+    # The micro-batch is halved so many times, because earlier attempts ran out of memory.
+    memory_backoff: Annotated[int, Field(ge=0, le=32)] = 0
     spec: FineTuneJobSpec
 
     @property

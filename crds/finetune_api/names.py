@@ -14,6 +14,13 @@ LABEL_JOB = f"{GROUP}/job"
 LABEL_JOB_UID = f"{GROUP}/job-uid"
 LABEL_STAGE = f"{GROUP}/stage"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
+# On a child Job: digest of the part of the spec that it was made from.
+ANNOTATION_SPEC_DIGEST = f"{GROUP}/spec-digest"
+# On a FineTuneJob with deletionPolicy Delete, and on no other.
+FINALIZER = f"{GROUP}/store-cleanup"
+# Kueue's own names: sigs.k8s.io/kueue, pkg/controller/constants.
+LABEL_KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
+LABEL_KUEUE_PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 
 # 42 leaves room for "-prepare-<attempt>" and the pod's index and suffix within 63 characters.
@@ -22,11 +29,16 @@ JOB_NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
 class Stage(StrEnum):
-    """A FineTuneJob is this chain of Jobs."""
+    """What a child Job does. A FineTuneJob is a chain of the first three."""
 
     PREPARE = "prepare"
     TRAIN = "train"
     EXPORT = "export"
+    # Only where deletionPolicy is Delete and the FineTuneJob is being deleted.
+    CLEANUP = "cleanup"
+
+
+STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.EXPORT)
 
 
 def child_name(job_name: str, stage: Stage, attempt: int) -> str:

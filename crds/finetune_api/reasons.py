@@ -21,6 +21,7 @@ class FailureClass(StrEnum):
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
     DELETED = "Deleted"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
     UNKNOWN = "Unknown"
 
     @property
@@ -36,6 +37,7 @@ _FINAL = frozenset(
         FailureClass.OUT_OF_MEMORY,
         FailureClass.STORAGE_DENIED,
         FailureClass.NON_FINITE_LOSS,
+        FailureClass.DEADLINE_EXCEEDED,
     }
 )
 
@@ -68,6 +70,23 @@ class Reason(StrEnum):
     IN_PROGRESS = "InProgress"
     RESTARTS_EXHAUSTED = "RestartsExhausted"
     QUEUED = "Queued"
+    KUEUE_EVICTED = "KueueEvicted"
+    QUEUE_NOT_SERVED = "QueueNotServed"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    NOT_SUSPENDED = "NotSuspended"
+    UNSUSPENDED = "Unsuspended"
+    STOPPING = "Stopping"
+    RETRIED = "Retried"
+    SPEC_CHANGED = "SpecChanged"
+    GANG_INCOMPLETE = "GangIncomplete"
+    STOPPED_AFTER_PREPARE = "StoppedAfterPrepare"
+    PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
+    ACTIVE_DEADLINE_EXCEEDED = "ActiveDeadlineExceeded"
+    # What happens to the store when the FineTuneJob is deleted.
+    CLEANING_UP = "CleaningUp"
+    CLEANED_UP = "CleanedUp"
+    STORE_KEPT = "StoreKept"
     # Why a stage waits.
     WAITING_FOR_POD = "WaitingForPod"
     UNSCHEDULABLE = "Unschedulable"

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, WithJsonSchema
 
 from finetune_api.base import ApiModel
 from finetune_api.names import Stage
+from finetune_api.spec.store import Store
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Message = Annotated[str, StringConstraints(max_length=32_768)]
@@ -22,6 +23,7 @@ class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     PREPARED = "Prepared"
     RUNNING = "Running"
+    SUSPENDED = "Suspended"
     EXPORTED = "Exported"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
@@ -63,6 +65,7 @@ class Phase(StrEnum):
     EXPORTING = "Exporting"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    SUSPENDED = "Suspended"
 
 
 class Progress(ApiModel):
@@ -109,6 +112,8 @@ class AttemptOutcome(StrEnum):
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    # Ended by the operator: the job was suspended or edited, or its pods did not all find a place.
+    STOPPED = "Stopped"
 
 
 class Attempt(ApiModel):
@@ -119,12 +124,24 @@ class Attempt(ApiModel):
     job_uid: str = Field(default="", alias="jobUID", description="jobUID is the uid of the attempt's Job.")
     started: Time | None = Field(default=None, description="started is when its Job was created.")
     ended: Time | None = Field(default=None, description="ended is when its pod ended.")
-    outcome: AttemptOutcome = Field(description="outcome: Running, Succeeded or Failed.")
-    reason: str | None = Field(default=None, description="reason is the failure class.")
+    outcome: AttemptOutcome = Field(description="outcome: Running, Succeeded, Failed, or Stopped by the operator.")
+    reason: str | None = Field(
+        default=None, description="reason is the failure class, or why the operator stopped it."
+    )
     exit_code: int | None = Field(default=None, description="exitCode of the trainer container.")
-    node: str | None = Field(default=None, description="node it ran on.")
+    running_since: Time | None = Field(
+        default=None, description="runningSince is when all its containers had last been started."
+    )
+    node: str | None = Field(default=None, description="node it ran on; of several, the one that failed first.")
+    rank: int | None = Field(
+        default=None, description="rank of the process that failed first, where there are several."
+    )
     step: int | None = Field(default=None, description="step it had reached.")
-    message: Message | None = Field(default=None, description="message says what happened and what to do.")
+    message: Message | None = Field(default=None, description="message says what happened.")
+    decision: Message | None = Field(
+        default=None, description="decision says whether another attempt follows, and why."
+    )
+    advice: Message | None = Field(default=None, description="advice says what to do about it.")
     counted: bool = Field(default=False, description="counted against failurePolicy.maxRestarts.")
 
 
@@ -152,6 +169,13 @@ class Outputs(ApiModel):
     )
     manifest_digest: str | None = Field(
         default=None, description="manifestDigest: SHA-256 of the model's finetune-manifest.json."
+    )
+    run_uri: str | None = Field(
+        default=None, alias="runURI", description="runURI of the run's folder: checkpoints, logs, artefacts."
+    )
+    store: Store | None = Field(
+        default=None,
+        description="store of these URIs where spec.output does not say: the installation's default.",
     )
     merge_max_logit_difference: float | None = Field(
         default=None,
@@ -181,7 +205,7 @@ class FineTuneJobStatus(ApiModel):
     )
     conditions: Annotated[list[Condition], Field(max_length=32)] = Field(
         default=[],
-        description="conditions: Accepted, Prepared, Running, Exported, Succeeded, Failed, Finished (either end).",
+        description="conditions: Accepted, Prepared, Running, Suspended, Exported, Succeeded, Failed, Finished (either end).",
     )
     phase: Phase | None = Field(
         default=None, description="phase is a summary for display; programs read conditions."
@@ -206,7 +230,23 @@ class FineTuneJobStatus(ApiModel):
         default=0, description="restarts counted against failurePolicy.maxRestarts in the current stage."
     )
     preemptions: int = Field(
-        default=0, description="preemptions after which the run went on from a new checkpoint."
+        default=0,
+        description="preemptions: evictions by the queue, and disruptions after which the run went on from a new checkpoint.",
+    )
+    observed_retry: int = Field(default=0, description="observedRetry is the spec.retry that was last acted on.")
+    waiting_since: Time | None = Field(
+        default=None,
+        description="waitingSince is when the job began to wait for a pod to start; failurePolicy.pendingDeadlineSeconds counts from it.",
+    )
+    active_seconds: int = Field(
+        default=0,
+        description="activeSeconds that pods of ended attempts ran; failurePolicy.activeDeadlineSeconds bounds them.",
+    )
+    memory_backoff: int = Field(
+        default=0, description="memoryBackoff: how often the micro-batch was halved after running out of memory."
+    )
+    incomplete_gangs: int = Field(
+        default=0, description="incompleteGangs in a row: attempts whose pods did not all find a node in time."
     )
     display: Display = Field(default=Display(), description="display holds the texts of kubectl's columns.")
     outputs: Outputs = Field(default=Outputs(), description="outputs of the job.")

@@ -44,6 +44,8 @@ class TerminationMessage(ApiModel):
     reason: str
     message: str
     step: int | None = None
+    # The process, of several, that failed first.
+    rank: int | None = None
     prepared: PreparedFacts | None = None
     trained: TrainedFacts | None = None
     exported: ExportedFacts | None = None

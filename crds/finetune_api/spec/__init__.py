@@ -11,13 +11,15 @@ from finetune_api.spec.dataset import (
     Overlong,
     Preparation,
 )
-from finetune_api.spec.failure_policy import FailurePolicy
-from finetune_api.spec.job import FineTuneJobSpec
+from finetune_api.spec.environment import EnvironmentVariable
+from finetune_api.spec.failure_policy import FailurePolicy, OnOutOfMemory
+from finetune_api.spec.job import DeletionPolicy, FineTuneJobSpec, StopAfter
 from finetune_api.spec.method import LoRA, Method, MethodType
 from finetune_api.spec.model import Model
 from finetune_api.spec.output import MergedModel, MergedPrecision, Output
 from finetune_api.spec.parallelism import Parallelism
 from finetune_api.spec.resources import Resources, StageResources, Toleration
+from finetune_api.spec.resume_from import ResumeFrom
 from finetune_api.spec.store import Addressing, Checksums, SecretRef, Store
 from finetune_api.spec.training import Precision, Scheduler, Training
 
@@ -29,6 +31,8 @@ __all__ = [
     "DataFormat",
     "DataSource",
     "Dataset",
+    "DeletionPolicy",
+    "EnvironmentVariable",
     "FailurePolicy",
     "FineTuneJobSpec",
     "InvalidRows",
@@ -39,15 +43,18 @@ __all__ = [
     "Method",
     "MethodType",
     "Model",
+    "OnOutOfMemory",
     "Output",
     "Overlong",
     "Parallelism",
     "Precision",
     "Preparation",
     "Resources",
+    "ResumeFrom",
     "Scheduler",
     "SecretRef",
     "StageResources",
+    "StopAfter",
     "Store",
     "Toleration",
     "Training",
