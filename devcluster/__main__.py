@@ -16,6 +16,7 @@ from devcluster.control_plane import ControlPlane
 from devcluster.environment import write_environment
 from devcluster.errors import DevClusterError
 from devcluster.preflight import check_root
+from devcluster.preparation import prepare_machine
 from devcluster.state import StateDirectory, ensure_mode, lock_state
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -73,6 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="stand-in GPUs (finetune.dev/fake-gpu) that each node offers (default: as before, or 0)",
     )
+    add(
+        "prepare",
+        _prepare,
+        "install the packages and build the programs that `up` needs, so that `up` can run without a network",
+    )
     down = add(
         "down", _down, "remove the cluster with its pods and its S3 data; loaded images stay for the next one"
     )
@@ -108,6 +114,11 @@ def _up(options: argparse.Namespace) -> int:
             ensure_mode(state, "full")
             open_cluster(state.root, console, nodes=options.nodes, gpus=options.gpus).up()
     console.say(f"the cluster is ready: source {state.environment}")
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    prepare_machine(Console(sys.stdout))
     return 0
 
 

@@ -4,6 +4,7 @@
 completes and repairs a cluster.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,6 @@ from typing import Self
 from devcluster import dns, network, node_config, preflight, teardown
 from devcluster.addresses import CLUSTER_DOMAIN, HOST_ADDRESS, node_address
 from devcluster.console import QUIET, Console
-from devcluster.control_plane import PROGRAMS as CONTROL_PLANE_PROGRAMS
 from devcluster.control_plane import ControlPlane
 from devcluster.environment import write_environment
 from devcluster.errors import DevClusterError
@@ -20,11 +20,10 @@ from devcluster.kubeconfig import write_kubeconfig
 from devcluster.node import Node
 from devcluster.object_store import S3Server
 from devcluster.pause_image import ensure_pause_image
+from devcluster.preparation import prepare_machine
 from devcluster.processes import Component
-from devcluster.programs import check_builds, ensure_programs, link_programs
+from devcluster.programs import link_programs
 from devcluster.state import Description, StateDirectory, load_description, save_description
-
-PROGRAMS = (*CONTROL_PLANE_PROGRAMS, "versitygw", "kubelet", "kube-proxy", "coredns", "helm", "pause")
 
 
 class Cluster:
@@ -63,7 +62,7 @@ class Cluster:
         """Bring the cluster up, or complete and repair it."""
         self._check_machine()
         self._refuse_fewer_nodes()
-        self._prepare()
+        self._settle(prepare_machine(self._console))
         self.control_plane.start()
         self.object_store.start()
         dns.apply_rights(self.control_plane.client)
@@ -87,8 +86,6 @@ class Cluster:
             preflight.check_free_disk(
                 self.state.root, preflight.FREE_GIB["full"], "a full cluster with the trainer's images"
             )
-        check_builds(PROGRAMS)
-        preflight.ensure_packages(preflight.NODE_PACKAGES, self._console)
 
     def _refuse_fewer_nodes(self) -> None:
         before = load_description(self.state)
@@ -98,8 +95,7 @@ class Cluster:
                 "Remove it first with `down`; loaded images stay."
             )
 
-    def _prepare(self) -> None:
-        programs = ensure_programs(PROGRAMS, self._console)
+    def _settle(self, programs: Mapping[str, Path]) -> None:
         self.state.ensure()
         link_programs(programs, self.state.programs)
         network.claim_bridge(self.state)

@@ -39,6 +39,7 @@ IMAGE_PACKAGES = {
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
 POLICY_FILE = Path("/usr/sbin/policy-rc.d")
+WAIT_FOR_OTHER_INSTALLATIONS = ("-o", "DPkg::Lock::Timeout=300")
 
 
 def check_root(action: str) -> None:
@@ -129,10 +130,17 @@ def cni_bin_dir() -> Path | None:
 def _apt_get(*arguments: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     result = subprocess.run(
-        ["apt-get", "-qq", *arguments], env=environment, capture_output=True, text=True, check=False
+        ["apt-get", "-qq", *WAIT_FOR_OTHER_INSTALLATIONS, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if result.returncode != 0:
-        raise DevClusterError(f"apt-get {' '.join(arguments)} failed:\n{result.stderr[-2000:]}")
+        raise DevClusterError(
+            f"apt-get {' '.join(arguments)} failed:\n{result.stderr[-2000:]}\nIf there is no network here, run "
+            "`python -m devcluster prepare` where there is one."
+        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pydantic import JsonValue, ValidationError
 from urllib3.exceptions import HTTPError
 
 from finetune_api import GROUP, PLURAL, VERSION
-from finetune_api.spec import Output
+from finetune_api.spec import Output, Store
 from finetune_api.status import FineTuneJobStatus
 from finetune_cli.errors import CommandError
 
@@ -29,7 +29,7 @@ class Job:
 
     name: str
     namespace: str
-    output: Output
+    store: Store
     status: FineTuneJobStatus
 
 
@@ -38,12 +38,20 @@ def parse_job(content: Mapping[str, JsonValue]) -> Job:
     metadata, spec = content["metadata"], content["spec"]
     assert isinstance(metadata, dict)
     assert isinstance(spec, dict)
+    status = FineTuneJobStatus.model_validate(content.get("status") or {}, extra="ignore")
     return Job(
         name=str(metadata["name"]),
         namespace=str(metadata["namespace"]),
-        output=Output.model_validate(spec.get("output"), extra="ignore"),
-        status=FineTuneJobStatus.model_validate(content.get("status") or {}, extra="ignore"),
+        store=_store(spec, status),
+        status=status,
     )
+
+
+def _store(spec: Mapping[str, JsonValue], status: FineTuneJobStatus) -> Store:
+    """The store of the job's results: its own, or the installation's default as the operator resolved it."""
+    if "output" in spec:
+        return Output.model_validate(spec["output"], extra="ignore").store
+    return status.outputs.store or Store()
 
 
 class Cluster:

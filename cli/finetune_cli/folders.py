@@ -9,7 +9,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.layout import ARTIFACT_MANIFEST_NAME, ArtifactManifest, FileEntry
+from finetune_api.layout import (
+    ARTIFACT_MANIFEST_NAME,
+    MODEL_CARD_NAME,
+    ArtifactManifest,
+    FileEntry,
+)
 from finetune_cli.downloads import PartialFile, is_intact
 from finetune_cli.errors import CommandError
 
@@ -41,7 +46,9 @@ def _strangers(folder: Path) -> list[str]:
         manifest = ArtifactManifest.model_validate_json(content, extra="ignore")
     except (FileNotFoundError, ValidationError):
         return sorted(found)
-    return sorted(found - {ARTIFACT_MANIFEST_NAME, *(entry.name for entry in manifest.files)})
+    return sorted(
+        found - {ARTIFACT_MANIFEST_NAME, MODEL_CARD_NAME, *(entry.name for entry in manifest.files)}
+    )
 
 
 def check_free_disk(target: Path, missing_bytes: int) -> None:
@@ -79,6 +86,11 @@ class Staging:
             path=self.folder / "files" / entry.name,
             journal=self.folder / "parts" / entry.name,
         )
+
+    def add_card(self, content: bytes) -> None:
+        """Put the model card beside the files. No manifest names it: equal models have different cards."""
+        (self.folder / "files").mkdir(parents=True, exist_ok=True)
+        (self.folder / "files" / MODEL_CARD_NAME).write_bytes(content)
 
     def put_in_place(self, target: Path, manifest_bytes: bytes) -> None:
         """Rename the finished folder to the target; what an earlier pull had put there goes."""

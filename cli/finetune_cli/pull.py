@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from finetune_api.layout import ARTIFACT_MANIFEST_NAME, ArtifactManifest
+from finetune_api.layout import ARTIFACT_MANIFEST_NAME, MODEL_CARD_NAME, ArtifactManifest
 from finetune_api.status import ConditionStatus, ConditionType
 from finetune_cli.cluster import Job
 from finetune_cli.downloads import download_files
@@ -76,6 +76,8 @@ def pull_model(job: Job, request: Request, read_secret: SecretReader, report: Re
     check_free_disk(target, missing)
     report.begin(f"{artifact.title} of {job.name}", total, total - missing)
     download_files(store, files, report.advance, parallel=request.parallel)
+    if (card := store.find_bytes(f"{artifact.uri}/{MODEL_CARD_NAME}")) is not None:
+        staging.add_card(card)
     staging.put_in_place(target, manifest_bytes)
     return Pulled(
         f"{target}: the {artifact.title} of '{job.name}', {len(files)} files, SHA-256 of each verified."
@@ -121,9 +123,9 @@ def open_artifact(
 ) -> tuple[ModelStore, bytes]:
     """Read the folder's manifest with the first keys that the store accepts."""
     refusals: list[str] = []
-    for credentials in find_credentials(job.output.store, job.namespace, read_secret):
+    for credentials in find_credentials(job.store, job.namespace, read_secret):
         store = ModelStore(
-            job.output.store, credentials, endpoint=request.endpoint, connections=request.parallel + 1
+            job.store, credentials, endpoint=request.endpoint, connections=request.parallel + 1
         )
         try:
             return store, store.read_bytes(f"{artifact.uri}/{ARTIFACT_MANIFEST_NAME}")
@@ -138,7 +140,7 @@ def _no_keys_sentence(job: Job, refusals: list[str]) -> str:
     )
     if refusals:
         return " ".join([*refusals, remedy])
-    reference = job.output.store.credentials_secret_ref
+    reference = job.store.credentials_secret_ref
     secret = f"Secret '{reference.name}' in namespace '{job.namespace}'" if reference else "no Secret"
     return f"No access keys: none in your environment, and {secret} is missing or not yours to read. {remedy}"
 

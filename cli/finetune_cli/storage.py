@@ -49,6 +49,10 @@ class StoreDenied(CommandError):
     """These keys may not read that object; others might."""
 
 
+class ObjectMissing(CommandError):
+    """The store answers that there is no such object."""
+
+
 class StoreInterrupted(CommandError):
     """The store stopped answering in the middle; asking again may help."""
 
@@ -126,6 +130,13 @@ class ModelStore:
             content: bytes = self._client.get_object(**_location(uri))["Body"].read()
         return content
 
+    def find_bytes(self, uri: str) -> bytes | None:
+        """Read a small object whole; None where there is none."""
+        try:
+            return self.read_bytes(uri)
+        except ObjectMissing:
+            return None
+
     def read_range(self, uri: str, start: int, length: int) -> Iterator[bytes]:
         """Read part of an object, in chunks. Raises StoreInterrupted where the connection breaks."""
         wanted = f"bytes={start}-{start + length - 1}"
@@ -155,7 +166,7 @@ class ModelStore:
         if code == "NoSuchBucket":
             return CommandError(f"Bucket '{_location(uri)['Bucket']}' does not exist at {self.address}.")
         if code in _MISSING_CODES or status == 404:
-            return CommandError(
+            return ObjectMissing(
                 f"{uri} is not at {self.address}: was it deleted, or is --endpoint another store?"
             )
         if status >= 500 or status == 429:

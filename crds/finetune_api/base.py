@@ -1,7 +1,7 @@
-"""The base of every API model, and the two things pydantic cannot say: CEL rules and immutability.
+"""The base of every API model, and what pydantic cannot say: CEL rules, and what may be changed when.
 
-The CRD generator reads ``cel_rules`` and ``immutable_fields`` off the classes; the trainer and the CLI parse
-with the same classes.
+The CRD generator reads ``cel_rules``, ``immutable_fields`` and ``settled_fields`` off the classes, and the keys named
+here out of ``json_schema_extra``; the trainer and the CLI parse with the same classes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,18 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
+
+# Keys of a field's json_schema_extra that steer the generator and stand in no schema.
+# The sentence that answers a value outside the field's pattern.
+MESSAGE_KEY = "x-message"
+# The field may be left out at the API server although the models require it: the operator fills it in.
+OPTIONAL_KEY = "x-optional"
+# The default is not written into stored objects, so that a rule can tell a value that was set from one that was not.
+UNWRITTEN_KEY = "x-unwritten-default"
+
+OPTIONAL: JsonDict = {OPTIONAL_KEY: True}
+UNWRITTEN: JsonDict = {UNWRITTEN_KEY: True}
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,10 @@ class CelRule:
 
 
 class ApiModel(BaseModel):
-    """A block of the API: camelCase on the wire, frozen in memory, unknown fields refused."""
+    """A block of the API: camelCase on the wire, frozen in memory, unknown fields refused.
+
+    ``immutable_fields`` never change; ``settled_fields`` change only while nothing runs that was made from them.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -39,6 +54,7 @@ class ApiModel(BaseModel):
 
     cel_rules: ClassVar[tuple[CelRule, ...]] = ()
     immutable_fields: ClassVar[tuple[str, ...]] = ()
+    settled_fields: ClassVar[tuple[str, ...]] = ()
 
 
 def _number_to_text(value: object) -> object:
@@ -56,11 +72,32 @@ Quantity = Annotated[
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-int-or-string": True,
+            "minimum": 0,
             "pattern": QUANTITY_PATTERN,
             "maxLength": 32,
         }
     ),
 ]
+
+AUTO = "Auto"
+
+
+def auto_to_none(value: object) -> object:
+    """`Auto` means what a missing value means; a number is what was always stored."""
+    return None if value == AUTO else value
+
+
+def auto_or_integer_schema(minimum: int, maximum: int) -> dict[str, object]:
+    """Schema of a field that holds `Auto` or an integer between the bounds: a union that is structural."""
+    return {
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "x-kubernetes-int-or-string": True,
+        "minimum": minimum,
+        "maximum": maximum,
+        "maxLength": len(AUTO),
+        "pattern": f"^{AUTO}$",
+    }
+
 
 DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"

@@ -124,7 +124,9 @@ class Attempt(ApiModel):
     job_uid: str = Field(default="", alias="jobUID", description="jobUID is the uid of the attempt's Job.")
     started: Time | None = Field(default=None, description="started is when its Job was created.")
     ended: Time | None = Field(default=None, description="ended is when its pod ended.")
-    outcome: AttemptOutcome = Field(description="outcome: Running, Succeeded, Failed, or Stopped by the operator.")
+    outcome: AttemptOutcome = Field(
+        description="outcome: Running, Succeeded, Failed, or Stopped by the operator."
+    )
     reason: str | None = Field(
         default=None, description="reason is the failure class, or why the operator stopped it."
     )
@@ -132,7 +134,9 @@ class Attempt(ApiModel):
     running_since: Time | None = Field(
         default=None, description="runningSince is when all its containers had last been started."
     )
-    node: str | None = Field(default=None, description="node it ran on; of several, the one that failed first.")
+    node: str | None = Field(
+        default=None, description="node it ran on; of several, the one that failed first."
+    )
     rank: int | None = Field(
         default=None, description="rank of the process that failed first, where there are several."
     )
@@ -233,7 +237,9 @@ class FineTuneJobStatus(ApiModel):
         default=0,
         description="preemptions: evictions by the queue, and disruptions after which the run went on from a new checkpoint.",
     )
-    observed_retry: int = Field(default=0, description="observedRetry is the spec.retry that was last acted on.")
+    observed_retry: int = Field(
+        default=0, description="observedRetry is the spec.retry that was last acted on."
+    )
     waiting_since: Time | None = Field(
         default=None,
         description="waitingSince is when the job began to wait for a pod to start; failurePolicy.pendingDeadlineSeconds counts from it.",
@@ -243,10 +249,12 @@ class FineTuneJobStatus(ApiModel):
         description="activeSeconds that pods of ended attempts ran; failurePolicy.activeDeadlineSeconds bounds them.",
     )
     memory_backoff: int = Field(
-        default=0, description="memoryBackoff: how often the micro-batch was halved after running out of memory."
+        default=0,
+        description="memoryBackoff: how often the micro-batch was halved after running out of memory.",
     )
     incomplete_gangs: int = Field(
-        default=0, description="incompleteGangs in a row: attempts whose pods did not all find a node in time."
+        default=0,
+        description="incompleteGangs in a row: attempts whose pods did not all find a node in time.",
     )
     display: Display = Field(default=Display(), description="display holds the texts of kubectl's columns.")
     outputs: Outputs = Field(default=Outputs(), description="outputs of the job.")

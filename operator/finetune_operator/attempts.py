@@ -13,13 +13,18 @@ from enum import StrEnum
 from finetune_api.names import Stage, child_name
 from finetune_api.status import MAX_ATTEMPTS_SHOWN, Attempt, AttemptOutcome, CheckpointStatus
 from finetune_api.termination import TerminationMessage, parse_termination_message
+from finetune_operator.gang import Gang, observe_gang
 from finetune_operator.observation import JobFacts, JobState, Observed, PodFacts
-from finetune_operator.policies import retry
+from finetune_operator.policies.advice import advise
+from finetune_operator.policies.classification import Failure, classify_failure
+from finetune_operator.policies.stop import Stop
 from finetune_operator.times import format_time, has_passed, parse_time
 from finetune_operator.wording import cut
 
-_STAGES = tuple(Stage)
-MAX_ATTEMPT_MESSAGE_LENGTH = 1024
+_ORDER = tuple(Stage)
+MAX_ATTEMPT_MESSAGE_LENGTH = 768
+# Of earlier attempts the gist is enough: an object with many attempts must stay small.
+MAX_OLD_MESSAGE_LENGTH = 256
 
 
 class LookUpKind(StrEnum):
@@ -28,11 +33,13 @@ class LookUpKind(StrEnum):
     JOB = "Job"
     PODS = "Pods"
     EVENTS = "Events"
+    QUEUE = "Queue"
+    NAMESPACE = "Namespace"
 
 
 @dataclass(frozen=True)
 class LookUp:
-    """One live read: a Job by name, a Job's pods, or the events about an object."""
+    """One live read: a Job by name, a Job's pods, the events about an object, Kueue's Workload of a Job."""
 
     kind: LookUpKind
     name: str
@@ -41,18 +48,21 @@ class LookUp:
 
 @dataclass(frozen=True)
 class Ending:
-    """An attempt that has ended."""
+    """An attempt that has ended. `failure` is None where it succeeded or was stopped by the operator."""
 
     attempt: Attempt
     termination: TerminationMessage | None
-    failure: retry.Failure | None = None
+    failure: Failure | None = None
+
+
+# --- adopting --------------------------------------------------------------------------------------------------
 
 
 def list_unknown_children(
     job_name: str, attempts: Sequence[Attempt], observed: Observed
 ) -> tuple[Attempt, ...]:
     """Attempts that status does not hold yet: created just now, or by an operator that was killed right after."""
-    last = _order(attempts[-1].stage, attempts[-1].number) if attempts else (0, 0)
+    last = _order(attempts[-1].stage, attempts[-1].number) if attempts else (-1, 0)
     unknown = [job for job in observed.jobs if _order(job.stage, job.attempt) > last]
     unknown.sort(key=lambda job: _order(job.stage, job.attempt))
     return tuple(
@@ -60,13 +70,19 @@ def list_unknown_children(
     )
 
 
-def cap_attempts(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The newest ones: an object with many attempts must stay small."""
-    return list(attempts[-MAX_ATTEMPTS_SHOWN:])
+def append_attempt(attempts: Sequence[Attempt], attempt: Attempt) -> list[Attempt]:
+    """The newest ones with this one, the earlier ones shortened."""
+    kept = attempts[-(MAX_ATTEMPTS_SHOWN - 1) :]
+    return [*(_shorten(each) for each in kept[:-1]), *kept[-1:], attempt]
+
+
+def _shorten(attempt: Attempt) -> Attempt:
+    message = cut(attempt.message, MAX_OLD_MESSAGE_LENGTH) if attempt.message else None
+    return attempt.model_copy(update={"message": message, "advice": None})
 
 
 def _order(stage: Stage, number: int) -> tuple[int, int]:
-    return _STAGES.index(stage), number
+    return _ORDER.index(stage), number
 
 
 def _open_attempt(job: JobFacts) -> Attempt:
@@ -79,36 +95,85 @@ def _open_attempt(job: JobFacts) -> Attempt:
     )
 
 
+# --- stopping --------------------------------------------------------------------------------------------------
+
+
+def is_stopping(attempt: Attempt) -> bool:
+    """Whether the operator has decided to end it. Once decided, that stands, whatever is wished meanwhile."""
+    return attempt.outcome is AttemptOutcome.RUNNING and attempt.reason is not None
+
+
+def mark_stopping(attempt: Attempt, stop: Stop) -> Attempt:
+    """The attempt with the reason for which it is about to be ended."""
+    return attempt.model_copy(
+        update={"reason": stop.reason.value, "message": cut(stop.message, MAX_ATTEMPT_MESSAGE_LENGTH)}
+    )
+
+
+# --- ending ----------------------------------------------------------------------------------------------------
+
+
 def find_ending(job_name: str, attempt: Attempt, observed: Observed, now: datetime) -> Ending | LookUp | None:
     """Tell whether an attempt has ended. A LookUp where that cannot be told from what the watches delivered."""
+    gang = observe_gang(attempt.job_uid, observed)
     name = child_name(job_name, attempt.stage, attempt.number)
-    job, pod = observed.job(attempt.job_uid), observed.pod_of(attempt.job_uid)
-    if job is None and name not in observed.absent_jobs:
-        return LookUp(LookUpKind.JOB, name, attempt.job_uid)
-    if pod is not None and pod.is_lost(now):
-        return _close_failed(attempt, job, pod, now, lost=True)
-    if pod is not None and not pod.has_ended:
-        return None  # Also after the Job has failed or is gone: two attempts must not run side by side.
-    if pod is None and job is not None and job.state is JobState.ACTIVE:
+    question = _find_question(attempt, gang, name, observed, now)
+    if question is not None:
+        return question
+    return close_attempt(attempt, gang, now) if _is_over(gang, now) else None
+
+
+def _find_question(
+    attempt: Attempt, gang: Gang, name: str, observed: Observed, now: datetime
+) -> LookUp | None:
+    """What has to be read before the end can be told. A watch may lag, so its silence proves nothing."""
+    job = gang.job
+    if job is None:
+        return None if name in observed.absent_jobs else LookUp(LookUpKind.JOB, name, attempt.job_uid)
+    if gang.live_pods(now):
         return None
-    if pod is None and job is not None and job.uid not in observed.jobs_with_all_pods:
-        return LookUp(LookUpKind.PODS, name, attempt.job_uid)
-    has_succeeded = pod.phase == "Succeeded" if pod else job is not None and job.state is JobState.SUCCEEDED
-    return _close_succeeded(attempt, pod, now) if has_succeeded else _close_failed(attempt, job, pod, now)
+    if job.state is JobState.ACTIVE:
+        # Pods that were told to go may belong to a Job that was suspended a moment ago.
+        told_to_go = bool(gang.pods) and all(pod.was_told_to_go and pod.has_ended for pod in gang.pods)
+        is_stale = told_to_go and job.uid not in observed.fresh_jobs
+        return LookUp(LookUpKind.JOB, name, job.uid) if is_stale else None
+    is_unknown = not gang.pods and job.uid not in observed.jobs_with_all_pods
+    return LookUp(LookUpKind.PODS, name, attempt.job_uid) if is_unknown else None
 
 
-def close_superseded(attempt: Attempt, observed: Observed, now: datetime) -> Ending:
-    """Close an attempt that must have ended, because the next one exists."""
-    return _close_failed(attempt, observed.job(attempt.job_uid), observed.pod_of(attempt.job_uid), now)
+def _is_over(gang: Gang, now: datetime) -> bool:
+    """Whether nothing of the attempt runs or will run. Two attempts must never run side by side."""
+    if gang.live_pods(now):
+        return False
+    if gang.job is None or gang.job.state is not JobState.ACTIVE:
+        return True
+    if gang.job.suspended and not gang.job.deleting:
+        return False  # Whoever held it back may let it go on.
+    has_failed = any(pod.phase == "Failed" for pod in gang.pods)
+    return has_failed or bool(gang.lost_pods(now)) or gang.has_succeeded
 
 
-def _close_succeeded(attempt: Attempt, pod: PodFacts | None, now: datetime) -> Ending:
+def close_attempt(attempt: Attempt, gang: Gang, now: datetime) -> Ending:
+    """Put into the attempt how it ended. One that succeeded while it was being stopped has succeeded."""
+    if gang.has_succeeded:
+        return _close_succeeded(attempt, gang, now)
+    failure = classify_failure(gang, now)
+    return (
+        _close_stopped(attempt, failure, now)
+        if is_stopping(attempt)
+        else _close_failed(attempt, failure, now)
+    )
+
+
+def _close_succeeded(attempt: Attempt, gang: Gang, now: datetime) -> Ending:
+    pod = gang.pods[0] if gang.pods else None
     termination = parse_termination_message(pod.end.message) if pod and pod.end else None
     return Ending(
         attempt.model_copy(
             update={
                 **_facts_of_end(attempt, pod, termination, now),
                 "outcome": AttemptOutcome.SUCCEEDED,
+                "reason": None,
                 "message": cut(termination.message, MAX_ATTEMPT_MESSAGE_LENGTH) if termination else None,
             }
         ),
@@ -116,10 +181,21 @@ def _close_succeeded(attempt: Attempt, pod: PodFacts | None, now: datetime) -> E
     )
 
 
-def _close_failed(
-    attempt: Attempt, job: JobFacts | None, pod: PodFacts | None, now: datetime, *, lost: bool = False
-) -> Ending:
-    failure = retry.classify_failure(job, pod, lost=lost)
+def _close_stopped(attempt: Attempt, failure: Failure, now: datetime) -> Ending:
+    facts = _facts_of_end(attempt, failure.pod, failure.termination, now)
+    return Ending(
+        attempt.model_copy(update={**facts, "outcome": AttemptOutcome.STOPPED}), failure.termination
+    )
+
+
+def _close_failed(attempt: Attempt, failure: Failure, now: datetime) -> Ending:
+    pod = failure.pod
+    told = advise(
+        failure.failure_class,
+        attempt.stage,
+        pod=pod.name if pod else None,
+        namespace=pod.namespace if pod else "",
+    )
     return Ending(
         attempt.model_copy(
             update={
@@ -127,6 +203,7 @@ def _close_failed(
                 "outcome": AttemptOutcome.FAILED,
                 "reason": failure.failure_class.value,
                 "message": cut(failure.message, MAX_ATTEMPT_MESSAGE_LENGTH),
+                "advice": told,
             }
         ),
         failure.termination,
@@ -141,10 +218,26 @@ def _facts_of_end(
     reached = termination.step if termination else None
     return {
         "ended": format_time(end.finished if end and end.finished else now),
+        "running_since": attempt.running_since or _start_of(pod),
         "exit_code": end.exit_code if end else None,
-        "node": pod.node if pod else None,
+        "node": (pod.node if pod else None) or attempt.node,
+        "rank": _rank(pod, termination),
         "step": reached if reached is not None else attempt.step,
     }
+
+
+def _start_of(pod: PodFacts | None) -> str | None:
+    return format_time(pod.started) if pod and pod.started else None
+
+
+def _rank(pod: PodFacts | None, termination: TerminationMessage | None) -> int | None:
+    """The process's own word; else the pod's rank, which is the same where each pod has one process."""
+    if termination is not None and termination.rank is not None:
+        return termination.rank
+    return pod.rank if pod is not None and pod.rank else None
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------
 
 
 def has_saved_checkpoint(

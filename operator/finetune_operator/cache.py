@@ -6,21 +6,34 @@ Nothing here is trusted for absence: a watch may lag or lose a deletion, so "mis
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
-from finetune_operator.job_resource import FineTuneJob, JobKey, is_settled, parse_job
+from finetune_api.status import Phase
+from finetune_operator.job_resource import (
+    NO_RULES,
+    FineTuneJob,
+    InstallationRules,
+    JobKey,
+    is_settled,
+    parse_job,
+)
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.observation import (
     EventsSeen,
     JobFacts,
     Observed,
     PodFacts,
+    QueueSeen,
     ReceivedReport,
+    Reporter,
     observe_job,
     observe_pod,
 )
+from finetune_operator.policies.cleanup import expiry
 
 
 @dataclass
@@ -32,15 +45,34 @@ class _Family:
     jobs: dict[str, JobFacts] = field(default_factory=dict)
     pods: dict[str, PodFacts] = field(default_factory=dict)
     events: dict[str, EventsSeen] = field(default_factory=dict)
+    queues: dict[str, QueueSeen] = field(default_factory=dict)
     report: ReceivedReport | None = None
+
+
+class _Settled(NamedTuple):
+    """All that is kept of a finished job."""
+
+    uid: str
+    version: str
+    phase: Phase
+
+
+class Expiry(NamedTuple):
+    """When a finished job is to be deleted, and which version of it."""
+
+    at: datetime
+    uid: str
+    resource_version: str
 
 
 class Cache:
     """The operator's memory. Every `observe_…` returns the key of the job that may have to be reconciled."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: InstallationRules = NO_RULES) -> None:
+        self._rules = rules
         self._live: dict[JobKey, FineTuneJob] = {}
-        self._settled: dict[JobKey, tuple[str, str]] = {}
+        self._settled: dict[JobKey, _Settled] = {}
+        self._expiries: dict[JobKey, datetime] = {}
         self._families: dict[str, _Family] = {}
         self._owner_of_child: dict[str, str] = {}
         self._child_of_pod: dict[str, str] = {}
@@ -55,6 +87,20 @@ class Cache:
         """Keys of all live jobs."""
         return tuple(self._live)
 
+    def expiry(self, key: JobKey) -> Expiry | None:
+        """When the finished job of this name is to be deleted; None: never, or it has not finished."""
+        at, settled = self._expiries.get(key), self._settled.get(key)
+        return Expiry(at, settled.uid, settled.version) if at is not None and settled is not None else None
+
+    def count_by_phase(self) -> Counter[tuple[str, str]]:
+        """Number of FineTuneJobs by namespace and phase, finished ones included."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for key, job in self._live.items():
+            counts[key.namespace, (job.status.phase or Phase.PENDING).value] += 1
+        for key, settled in self._settled.items():
+            counts[key.namespace, settled.phase.value] += 1
+        return counts
+
     def observe_finetune_job(self, body: JsonObject) -> JobKey | None:
         """Take in a FineTuneJob. Raises UnreadableStatus."""
         metadata = body["metadata"]
@@ -63,33 +109,53 @@ class Cache:
         if self._is_known(key, uid, version):
             return None
         if is_settled(body):
-            self._live.pop(key, None)
-            self._settled[key] = (uid, version)
-            self._drop_family(uid)
-            return None
+            return self._settle(key, uid, version, body)
         self._settled.pop(key, None)
-        self._live[key] = parse_job(body)
+        self._expiries.pop(key, None)
+        self._live[key] = parse_job(body, self._rules)
+        return key
+
+    def _settle(self, key: JobKey, uid: str, version: str, body: JsonObject) -> JobKey | None:
+        """Keep of a finished job what is needed to know it again; its key where it is to be deleted later."""
+        self._live.pop(key, None)
+        self._drop_family(uid)
+        status = body["status"]
+        # The enum's member, so that thousands of entries share one object.
+        self._settled[key] = _Settled(uid, version, Phase(status.get("phase", Phase.FAILED)))
+        at = expiry(status.get("completionTime"), body["spec"].get("ttlSecondsAfterFinished"))
+        if at is None:
+            self._expiries.pop(key, None)
+            return None
+        self._expiries[key] = at
         return key
 
     def forget_finetune_job(self, key: JobKey, uid: str) -> None:
         """Drop a deleted job; a younger one of the same name stays."""
         if key in self._live and self._live[key].uid == uid:
             del self._live[key]
-        if key in self._settled and self._settled[key][0] == uid:
+        if key in self._settled and self._settled[key].uid == uid:
             del self._settled[key]
+            self._expiries.pop(key, None)
         self._drop_family(uid)
 
-    def retain(self, listed: Set[str], *, created_before: datetime) -> None:
-        """Drop what a fresh listing does not hold although it is old enough: a watch may have lost its deletion."""
-        for key, job in list(self._live.items()):
-            if job.uid not in listed and job.created < created_before:
-                self.forget_finetune_job(key, job.uid)
-        for key, (uid, _) in list(self._settled.items()):
-            if uid not in listed:
-                del self._settled[key]
+    def retain(self, listed: Set[str], *, created_before: datetime) -> tuple[JobKey, ...]:
+        """Drop what a fresh listing does not hold although it is old enough: a watch may have lost its deletion.
+
+        Returns the keys of the FineTuneJobs that were dropped.
+        """
+        gone = [
+            (key, job.uid)
+            for key, job in self._live.items()
+            if job.uid not in listed and job.created < created_before
+        ]
+        gone += [(key, settled.uid) for key, settled in self._settled.items() if settled.uid not in listed]
+        for key, uid in gone:
+            self.forget_finetune_job(key, uid)
         for family in self._families.values():
             _retain(family.jobs, listed, created_before)
-            _retain(family.pods, listed, created_before)
+            for pod in _retain(family.pods, listed, created_before):
+                self._child_of_pod.pop(pod, None)
+        return tuple(key for key, _ in gone)
 
     def _is_known(self, key: JobKey, uid: str, version: str) -> bool:
         """Whether we hold this version or a younger one, which may be our own write's answer."""
@@ -116,6 +182,7 @@ class Cache:
             pods=tuple(family.pods.values()),
             report=family.report,
             events=dict(family.events),
+            queues=dict(family.queues),
         )
 
     def observe_child_job(self, body: JsonObject) -> JobKey | None:
@@ -123,6 +190,11 @@ class Cache:
         facts = observe_job(body)
         if facts is None or self._is_settled(facts):
             return None
+        known = self._families.get(facts.owner_uid)
+        if known is not None and known.key != JobKey(facts.namespace, facts.owner_name):
+            return (
+                None  # An owner reference may claim anything; nothing of ours points into another namespace.
+            )
         return self.add_child_job(facts)
 
     def add_child_job(self, facts: JobFacts) -> JobKey:
@@ -174,13 +246,25 @@ class Cache:
         if owner_uid in self._families:
             self._families[owner_uid].events[object_uid] = seen
 
+    def note_queue(self, owner_uid: str, job_uid: str, seen: QueueSeen) -> None:
+        """Remember what a look at Kueue's Workload of a Job found."""
+        if owner_uid in self._families:
+            self._families[owner_uid].queues[job_uid] = seen
+
     # --- reports -----------------------------------------------------------------------------------------------
+
+    def reporter(self, pod_uid: str) -> Reporter | None:
+        """The pod of this uid with the child Job and the FineTuneJob that it belongs to; None for strangers."""
+        child = self._child_of_pod.get(pod_uid)
+        owner = self._owner_of_child.get(child) if child else None
+        family = self._families.get(owner) if owner else None
+        pod = family.pods.get(pod_uid) if family else None
+        return Reporter(pod, child, owner) if pod and child and owner else None
 
     def child_of_pod(self, pod_uid: str) -> tuple[str, str] | None:
         """The uids of the child Job and of the FineTuneJob that a pod belongs to."""
-        child = self._child_of_pod.get(pod_uid)
-        owner = self._owner_of_child.get(child) if child else None
-        return (child, owner) if child and owner else None
+        reporter = self.reporter(pod_uid)
+        return (reporter.job_uid, reporter.owner_uid) if reporter else None
 
     def note_report(self, owner_uid: str, report: ReceivedReport) -> JobKey | None:
         """Remember a job's newest report."""
@@ -196,15 +280,17 @@ class Cache:
             self._families[owner_uid].report = None
 
     def _is_settled(self, facts: JobFacts) -> bool:
-        uid, _ = self._settled.get(JobKey(facts.namespace, facts.owner_name), ("", ""))
-        return uid == facts.owner_uid
+        settled = self._settled.get(JobKey(facts.namespace, facts.owner_name))
+        return settled is not None and settled.uid == facts.owner_uid
 
 
 def _retain(
     facts: dict[str, JobFacts] | dict[str, PodFacts], listed: Set[str], created_before: datetime
-) -> None:
-    for uid in [uid for uid, each in facts.items() if uid not in listed and each.created < created_before]:
+) -> list[str]:
+    gone = [uid for uid, each in facts.items() if uid not in listed and each.created < created_before]
+    for uid in gone:
         del facts[uid]
+    return gone
 
 
 def _is_newer(version: str, than: str) -> bool:

@@ -10,12 +10,13 @@ import base64
 import logging
 import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import datetime
 from pathlib import Path
 
+from finetune_operator import metrics
 from finetune_operator.certificate import Bundle, KeyPair, ensure_current, load_bundle
-from finetune_operator.cluster import Cluster, ClusterError, Conflict
+from finetune_operator.cluster import Cluster, ClusterError, Conflict, NamespaceTerminating, NotFound
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.manifests.ca_bundle import build_ca_bundle
 from finetune_operator.settings import Settings
@@ -34,7 +35,8 @@ class CertificateStore:
         self._settings = settings
         self._clock = clock
         self._bundle: Bundle | None = None
-        self._namespaces: set[str] = set()
+        # Namespaces in which this process has seen the authorities as they are now.
+        self._served: set[str] = set()
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.minimum_version = ssl.TLSVersion.TLSv1_2
 
@@ -46,53 +48,85 @@ class CertificateStore:
             except Conflict:
                 continue  # Another operator wrote it meanwhile: take that one.
             if bundle != self._bundle:
-                await self._use(bundle)
+                self._use(bundle)
             return
         raise ClusterError(
             f"Secret '{self._settings.certificate_secret}' changed {MAX_TRIES} times while it was written"
         )
 
-    async def keep_current(self) -> None:
-        """Renew in time, for ever."""
+    async def keep_current(self, namespaces: Callable[[], Iterable[str]] = tuple) -> None:
+        """Renew in time, and keep the authorities where jobs live, for ever.
+
+        The namespaces are looked at first of all: an operator that was killed may have left them without the
+        authority of a certificate that it had just replaced.
+        """
         while True:
-            await asyncio.sleep(CHECK_EVERY_SECONDS)
             try:
                 await self.load()
             except ClusterError as error:
                 logger.warning("the certificate was not checked; it is tried again: %s", error)
+            await self._spread(frozenset(namespaces()))
+            await asyncio.sleep(CHECK_EVERY_SECONDS)
 
     async def ensure(self, namespace: str) -> None:
-        """Put the CA certificate into a namespace unless this process has done so already. Raises ClusterErrors."""
-        if namespace in self._namespaces:
-            return
+        """Put the authorities into a namespace unless this process has done so already. Raises ClusterErrors."""
+        if namespace not in self._served:
+            await self._serve(namespace)
+
+    async def _spread(self, namespaces: Set[str]) -> None:
+        """Look at every namespace anew: somebody may have deleted or changed what stands there."""
+        self._served.clear()
+        for namespace in namespaces:
+            try:
+                await self._serve(namespace)
+            except NamespaceTerminating:
+                continue
+            except ClusterError as error:
+                logger.warning(
+                    "the CA of namespace %s was not checked; it is tried again: %s", namespace, error
+                )
+
+    async def _serve(self, namespace: str) -> None:
+        """Read before writing: at a restart with thousands of jobs nothing has changed."""
         assert self._bundle is not None
-        await self._cluster.apply_config_map(
-            build_ca_bundle(self._settings.pods.ca_config_map, namespace, self._bundle.authorities.decode())
+        wanted = build_ca_bundle(
+            self._settings.pods.ca_config_map, namespace, self._bundle.authorities.decode()
         )
-        self._namespaces.add(namespace)
+        if await self._read_data(namespace) != wanted["data"]:
+            await self._cluster.apply_config_map(wanted)
+        self._served.add(namespace)
+
+    async def _read_data(self, namespace: str) -> JsonObject | None:
+        try:
+            found = await self._cluster.read_config_map(namespace, self._settings.pods.ca_config_map)
+        except NotFound:
+            return None
+        return found.get("data")
 
     async def _load_once(self) -> Bundle:
-        secret = await self._cluster.read_secret(
-            self._settings.operator_namespace, self._settings.certificate_secret
-        )
-        found = load_bundle(_decode(secret.get("data") or {}))
-        bundle = ensure_current(found, self._settings.progress_host, self._clock())
+        name, host = self._settings.certificate_secret, self._settings.progress_host
+        secret = await self._cluster.read_secret(self._settings.operator_namespace, name)
+        data = _decode(secret.get("data") or {})
+        found = load_bundle(data)
+        bundle = ensure_current(found, host, self._clock())
         if bundle != found:
             await self._cluster.update_secret({**secret, "data": _encode(bundle.data)})
-            logger.info(
-                "a new certificate for %s stands in Secret %s",
-                self._settings.progress_host,
-                self._settings.certificate_secret,
-            )
+            logger.info("a new certificate for %s stands in Secret %s: %s", host, name, _cause(data, found))
         return bundle
 
-    async def _use(self, bundle: Bundle) -> None:
-        """Serve the certificate, and bring its authority to every namespace that has the one before."""
+    def _use(self, bundle: Bundle) -> None:
+        """Serve the certificate; that namespaces hold its authorities has to be seen anew."""
         _load_into(self.tls, bundle.leaf)
         self._bundle = bundle
-        served, self._namespaces = self._namespaces, set()
-        for namespace in served:
-            await self.ensure(namespace)
+        self._served.clear()
+        for certificate, end in zip(("server", "authority"), bundle.expirations, strict=True):
+            metrics.CERTIFICATE_EXPIRATION.labels(certificate=certificate).set(end.timestamp())
+
+
+def _cause(data: Mapping[str, bytes], found: Bundle | None) -> str:
+    if found is not None:
+        return "the one before was due for renewal"
+    return "it held one that is damaged or incomplete" if data else "it was empty"
 
 
 def _load_into(tls: ssl.SSLContext, pair: KeyPair) -> None:

@@ -1,4 +1,4 @@
-"""The cluster as the operator uses it: read, create, apply, delete, and what the API server's errors mean.
+"""The cluster as the operator uses it: read, create, apply, delete. Every write passes the gate, which is the Lease.
 
 The only user of the kubernetes client. Objects travel as plain dicts: the client's models would double the memory
 and the time of every request, and nothing here needs them.
@@ -6,13 +6,17 @@ and the time of every request, and nothing here needs them.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import random
+import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Protocol, Self, cast
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -20,11 +24,46 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from finetune_api import API_VERSION, KIND, PLURAL, names
+from finetune_operator import metrics
+from finetune_operator.api_errors import (
+    AlreadyExists,
+    ClusterError,
+    Conflict,
+    NamespaceTerminating,
+    NotFound,
+    Refused,
+    Unavailable,
+    error_of_response,
+)
 from finetune_operator.job_resource import FineTuneJob, JobKey
 from finetune_operator.kubernetes_objects import JsonObject
 
-REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
+__all__ = [
+    "AlreadyExists",
+    "Cluster",
+    "ClusterError",
+    "Conflict",
+    "Connection",
+    "NamespaceTerminating",
+    "NotFound",
+    "OpenGate",
+    "Refused",
+    "TokenVerdict",
+    "Unavailable",
+    "WriteGate",
+]
+
+REQUEST_TIMEOUT_SECONDS = 30.0
+LEASES = "apis/coordination.k8s.io/v1"
 LIST_CHUNK_SIZE = 500
+# An API server that says "not now, come again in a second" is asked again without giving up what was done so far;
+# a longer pause belongs to the work queue.
+LONGEST_PAUSE_IN_PLACE_SECONDS = 2.0
+TRIES_IN_PLACE = 3
+KUEUE_GROUP = "kueue.x-k8s.io"
+KUEUE_LABEL_JOB_UID = f"{KUEUE_GROUP}/job-uid"
+# An upgrade of Kueue may serve another version from one minute to the next.
+KUEUE_VERSION_TRUSTED_SECONDS = 600.0
 # Every child carries it; the value tells which FineTuneJob, its presence tells that it is a child.
 CHILD_SELECTOR = names.LABEL_JOB_UID
 SERVICE_ACCOUNT_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105
@@ -32,42 +71,18 @@ SERVICE_ACCOUNT_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount/toke
 logger = logging.getLogger(__name__)
 
 
-class ClusterError(Exception):
-    """The API server did not do what was asked."""
+class WriteGate(Protocol):
+    """What every write passes."""
 
-    def __init__(self, message: str, *, status: int = 0, reason: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-        self.reason = reason
+    def check(self) -> None:
+        """Return if this process may write now. Raises Unavailable where it may not at the moment."""
 
 
-class NotFound(ClusterError):
-    """404: the object does not exist."""
+class OpenGate:
+    """Lets every write pass: for programs that are alone by other means."""
 
-
-class AlreadyExists(ClusterError):
-    """409 on create: an object of this name exists."""
-
-
-class Conflict(ClusterError):
-    """409 on update: the object has changed since it was read."""
-
-
-class Refused(ClusterError):
-    """403 or 422: permissions, quota, admission or validation. Somebody has to act."""
-
-
-class NamespaceTerminating(Refused):
-    """403: nothing can be created in a namespace that is being deleted."""
-
-
-class Unavailable(ClusterError):
-    """The API server cannot be reached, is overloaded or failed: time heals."""
-
-    def __init__(self, message: str, *, status: int = 0, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message, status=status)
-        self.retry_after_seconds = retry_after_seconds
+    def check(self) -> None:
+        """Let it pass."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +90,7 @@ class Connection:
     """Where the API server is and how one logs in; kopf uses the very same."""
 
     server: str
-    ca_path: str | None
-    verify_tls: bool
-    certificate_path: str | None
-    private_key_path: str | None
+    tls: ssl.SSLContext
     authorization: str | None
 
 
@@ -98,6 +110,13 @@ class Cluster:
     def __init__(self, client: ApiClient, configuration: Configuration) -> None:
         self._client = client
         self._configuration = configuration
+        self._gate: WriteGate = OpenGate()
+        self._kueue_version = ""
+        self._kueue_version_read_at = 0.0
+
+    def guard_writes(self, gate: WriteGate) -> None:
+        """Let every write pass this gate from now on."""
+        self._gate = gate
 
     @classmethod
     async def connect(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -121,14 +140,10 @@ class Cluster:
 
     async def connection(self) -> Connection:
         """The connection's parameters, with a token that is valid now."""
-        configuration = self._configuration
         return Connection(
-            server=configuration.host,
-            ca_path=configuration.ssl_ca_cert,
-            verify_tls=configuration.verify_ssl,
-            certificate_path=configuration.cert_file,
-            private_key_path=configuration.key_file,
-            authorization=await configuration.get_api_key_with_prefix("BearerToken"),
+            server=self._configuration.host,
+            tls=self._client.rest_client.ssl_context,
+            authorization=await self._configuration.get_api_key_with_prefix("BearerToken"),
         )
 
     # --- FineTuneJobs ------------------------------------------------------------------------------------------
@@ -155,6 +170,45 @@ class Cluster:
             "status": status,
         }
         return await self._request("PUT", f"{_jobs_path(job.namespace, job.name)}/status", body)
+
+    async def add_finalizer(self, job: FineTuneJob) -> JsonObject:
+        """Add our finalizer to a FineTuneJob; others' stay. Raises Conflict, NotFound."""
+        body = await self.read_job(job.key)
+        if body["metadata"]["uid"] != job.uid:
+            raise NotFound(f"FineTuneJob '{job.key}' has been replaced by another one", status=404)
+        finalizers = _finalizers(body)
+        if names.FINALIZER in finalizers:
+            return body
+        return await self._write_finalizers(body, [*finalizers, names.FINALIZER])
+
+    async def remove_finalizer(self, job: FineTuneJob | JsonObject) -> None:
+        """Remove our finalizer from a FineTuneJob; others' stay. One that is gone is left alone. Raises Conflict."""
+        uid, key = (job.uid, job.key) if isinstance(job, FineTuneJob) else _identity(job)
+        try:
+            body = await self.read_job(key)
+            if body["metadata"]["uid"] == uid and names.FINALIZER in _finalizers(body):
+                await self._write_finalizers(body, [f for f in _finalizers(body) if f != names.FINALIZER])
+        except NotFound:
+            logger.debug("no finalizer to remove: FineTuneJob %s is gone", key)
+
+    async def delete_finetune_job(self, key: JobKey, uid: str, resource_version: str) -> None:
+        """Delete a FineTuneJob unless it has changed; one that is gone is left alone. Raises Conflict."""
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        options = {"propagationPolicy": "Background", "preconditions": preconditions}
+        try:
+            await self._request("DELETE", _jobs_path(key.namespace, key.name), options)
+        except NotFound:
+            logger.debug("not deleted, because it is gone: FineTuneJob %s", key)
+
+    async def _write_finalizers(self, body: JsonObject, finalizers: list[str]) -> JsonObject:
+        """Write the whole list; the resource version sees to it that nobody else's entry gets lost."""
+        metadata = body["metadata"]
+        return await self._request(
+            "PATCH",
+            _jobs_path(metadata["namespace"], metadata["name"]),
+            {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": finalizers}},
+            content_type="application/merge-patch+json",
+        )
 
     # --- children ----------------------------------------------------------------------------------------------
 
@@ -184,9 +238,27 @@ class Cluster:
             "POST", _path("apis/batch/v1", manifest["metadata"]["namespace"], "jobs"), manifest
         )
 
-    async def delete_child_job(self, namespace: str, name: str, uid: str) -> None:
-        """Delete a Job with its pods; one that is gone, or is another one by now, is left alone."""
-        await self._delete(_path("apis/batch/v1", namespace, "jobs", name), uid)
+    async def delete_child_job(
+        self, namespace: str, name: str, uid: str, *, foreground: bool = False
+    ) -> None:
+        """Delete a Job with its pods; one that is gone, or is another one by now, is left alone.
+
+        In the foreground the Job stays until its last pod is gone.
+        """
+        policy = "Foreground" if foreground else "Background"
+        await self._delete(_path("apis/batch/v1", namespace, "jobs", name), uid, policy)
+
+    async def read_service(self, namespace: str, name: str) -> JsonObject:
+        """Read a Service. Raises NotFound."""
+        return await self._request("GET", _path("api/v1", namespace, "services", name))
+
+    async def apply_service(self, manifest: JsonObject) -> None:
+        """Create or update a Service by server-side apply. Raises Refused."""
+        await self._apply("services", manifest)
+
+    async def delete_service(self, namespace: str, name: str, uid: str) -> None:
+        """Delete a Service; one that is gone, or is another one by now, is left alone."""
+        await self._delete(_path("api/v1", namespace, "services", name), uid)
 
     async def read_config_map(self, namespace: str, name: str) -> JsonObject:
         """Read a ConfigMap. Raises NotFound."""
@@ -204,24 +276,52 @@ class Cluster:
 
     async def apply_config_map(self, manifest: JsonObject) -> None:
         """Create or update a ConfigMap by server-side apply."""
-        metadata = manifest["metadata"]
-        await self._request(
-            "PATCH",
-            _path("api/v1", metadata["namespace"], "configmaps", metadata["name"]),
-            manifest,
-            content_type="application/apply-patch+yaml",
-            query={"fieldManager": names.FIELD_MANAGER, "force": "true"},
-        )
+        await self._apply("configmaps", manifest)
 
     async def create_event(self, manifest: JsonObject) -> None:
         """Create an event. Raises AlreadyExists."""
         await self._request("POST", _path("api/v1", manifest["metadata"]["namespace"], "events"), manifest)
 
+    # --- Kueue -------------------------------------------------------------------------------------------------
+
+    async def list_workloads_of(self, namespace: str, job_uid: str) -> AsyncIterator[JsonObject]:
+        """List Kueue's Workloads of one Job. Raises NotFound where there is no Kueue."""
+        path = _path(f"apis/{KUEUE_GROUP}/{await self._served_kueue_version()}", namespace, "workloads")
+        try:
+            async for workload in self._list(path, labelSelector=f"{KUEUE_LABEL_JOB_UID}={job_uid}"):
+                yield workload
+        except NotFound:
+            self._kueue_version = ""
+            raise
+
+    async def _served_kueue_version(self) -> str:
+        """Ask which version of its API this cluster's Kueue prefers; v1beta1 goes away where v1beta2 is served."""
+        now = time.monotonic()
+        if not self._kueue_version or now - self._kueue_version_read_at > KUEUE_VERSION_TRUSTED_SECONDS:
+            group = await self._request("GET", f"/apis/{KUEUE_GROUP}")
+            self._kueue_version = group["preferredVersion"]["version"]
+            self._kueue_version_read_at = now
+        return self._kueue_version
+
+    # --- the Lease: taken and renewed by lease.py, which is the gate and so does not pass it ---------------------
+
+    async def read_lease(self, namespace: str, name: str, timeout_seconds: float = 10.0) -> JsonObject:
+        """Read a Lease. Raises NotFound."""
+        return await self._send(
+            "GET", _path(LEASES, namespace, "leases", name), timeout_seconds=timeout_seconds
+        )
+
+    async def update_lease(self, manifest: JsonObject, timeout_seconds: float = 10.0) -> JsonObject:
+        """Replace a Lease that has not changed since it was read. Raises Conflict, NotFound."""
+        metadata = manifest["metadata"]
+        path = _path(LEASES, metadata["namespace"], "leases", metadata["name"])
+        return await self._send("PUT", path, manifest, timeout_seconds=timeout_seconds)
+
     # --- the progress server's needs ---------------------------------------------------------------------------
 
     async def review_token(self, token: str, audience: str) -> TokenVerdict:
         """Ask whether a token is valid for an audience, and whose it is."""
-        review = await self._request(
+        review = await self._send(
             "POST",
             "/apis/authentication.k8s.io/v1/tokenreviews",
             {
@@ -241,6 +341,14 @@ class Cluster:
             pod_uid=next(iter(extra.get("authentication.kubernetes.io/pod-uid", ())), ""),
         )
 
+    async def read_issuer(self) -> JsonObject:
+        """Read who issues the cluster's tokens: the OpenID discovery document."""
+        return await self._request("GET", "/.well-known/openid-configuration")
+
+    async def read_signing_keys(self) -> JsonObject:
+        """Read the keys with which the cluster signs its tokens: a JSON Web Key Set."""
+        return await self._request("GET", "/openid/v1/jwks")
+
     async def read_secret(self, namespace: str, name: str) -> JsonObject:
         """Read a Secret. Raises NotFound."""
         return await self._request("GET", _path("api/v1", namespace, "secrets", name))
@@ -254,8 +362,19 @@ class Cluster:
 
     # --- requests ----------------------------------------------------------------------------------------------
 
-    async def _delete(self, path: str, uid: str) -> None:
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+    async def _apply(self, plural: str, manifest: JsonObject) -> None:
+        """Create or update an object of the core API by server-side apply."""
+        metadata = manifest["metadata"]
+        await self._request(
+            "PATCH",
+            _path("api/v1", metadata["namespace"], plural, metadata["name"]),
+            manifest,
+            content_type="application/apply-patch+yaml",
+            query={"fieldManager": names.FIELD_MANAGER, "force": "true"},
+        )
+
+    async def _delete(self, path: str, uid: str, policy: str = "Background") -> None:
+        options = {"propagationPolicy": policy, "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", path, options)
         except (NotFound, Conflict):
@@ -281,25 +400,52 @@ class Cluster:
         content_type: str = "application/json",
         query: Mapping[str, str] | None = None,
     ) -> JsonObject:
+        """Send a request, and once or twice more where the API server asks for a short pause."""
+        for tries_left in reversed(range(TRIES_IN_PLACE)):
+            if method != "GET":
+                self._gate.check()
+            try:
+                return await self._send(method, path, body, content_type=content_type, query=query)
+            except Unavailable as error:
+                pause_seconds = error.retry_after_seconds
+                if not tries_left or pause_seconds is None or pause_seconds > LONGEST_PAUSE_IN_PLACE_SECONDS:
+                    raise
+            await asyncio.sleep(pause_seconds * random.uniform(1.0, 1.5))  # noqa: S311
+        raise AssertionError("the last try returns or raises")
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: JsonObject | None = None,
+        *,
+        content_type: str = "application/json",
+        query: Mapping[str, str] | None = None,
+        timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+    ) -> JsonObject:
         url = f"{self._configuration.host}{path}{f'?{urlencode(query)}' if query else ''}"
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(10, timeout_seconds))
+        try:
+            response = await self._client.rest_client.request(  # type: ignore[no-untyped-call]
+                method, url, headers=await self._headers(content_type), body=body, _request_timeout=timeout
+            )
+            content = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            metrics.request_answered(method, path, None)
+            raise Unavailable(f"{method} {path}: the API server cannot be reached: {error!r}") from error
+        metrics.request_answered(method, path, response.status)
+        if response.status >= 300:
+            raise error_of_response(method, path, response.status, content, response.headers)
+        return cast(JsonObject, json.loads(content))
+
+    async def _headers(self, content_type: str) -> dict[str, str]:
         headers = {
             "Accept": "application/json",
             "Content-Type": content_type,
             "User-Agent": names.OPERATOR_NAME,
         }
         authorization = await self._configuration.get_api_key_with_prefix("BearerToken")
-        if authorization:
-            headers["Authorization"] = authorization
-        try:
-            response = await self._client.rest_client.request(  # type: ignore[no-untyped-call]
-                method, url, headers=headers, body=body, _request_timeout=REQUEST_TIMEOUT
-            )
-            content = await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unavailable(f"{method} {path}: the API server cannot be reached: {error!r}") from error
-        if response.status >= 300:
-            raise error_of_response(method, path, response.status, content, response.headers)
-        return cast(JsonObject, json.loads(content))
+        return {**headers, "Authorization": authorization} if authorization else headers
 
 
 def _has_service_account() -> bool:
@@ -315,33 +461,10 @@ def _jobs_path(namespace: str | None, name: str | None = None) -> str:
     return _path(f"apis/{API_VERSION}", namespace, PLURAL, name)
 
 
-def error_of_response(
-    method: str, path: str, status: int, content: bytes, headers: Mapping[str, str]
-) -> ClusterError:
-    """Map an answer of the API server to the exception that says what can be done about it."""
-    told = _parse_status(content)
-    message, reason = told.get("message") or f"{method} {path}: HTTP {status}", told.get("reason") or ""
-    causes = {cause.get("reason") for cause in (told.get("details") or {}).get("causes") or ()}
-    match status, reason:
-        case 404, _:
-            return NotFound(message, status=status, reason=reason)
-        case 409, "AlreadyExists":
-            return AlreadyExists(message, status=status, reason=reason)
-        case 409, _:
-            return Conflict(message, status=status, reason=reason)
-        case 403, _ if "NamespaceTerminating" in causes:
-            return NamespaceTerminating(message, status=status, reason=reason)
-        case ((400 | 403 | 422), _):
-            return Refused(message, status=status, reason=reason)
-        case _:
-            seconds = headers.get("Retry-After", "")
-            pause = float(seconds) if seconds.isdecimal() else None
-            return Unavailable(message, status=status, retry_after_seconds=pause)
+def _finalizers(body: JsonObject) -> list[str]:
+    return list(body["metadata"].get("finalizers") or ())
 
 
-def _parse_status(content: bytes) -> JsonObject:
-    try:
-        told = json.loads(content)
-    except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}
+def _identity(body: JsonObject) -> tuple[str, JobKey]:
+    metadata = body["metadata"]
+    return metadata["uid"], JobKey(metadata["namespace"], metadata["name"])

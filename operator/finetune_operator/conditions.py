@@ -44,6 +44,19 @@ def set_conditions(
     return [*updated, *(condition for condition in current if condition.type not in told)]
 
 
+def update_conditions(
+    current: Sequence[Condition], verdicts: Iterable[Verdict], *, generation: int, now: datetime
+) -> list[Condition]:
+    """Apply the verdicts about conditions that stand already, in their places."""
+    by_type: dict[str, Verdict] = {verdict.type.value: verdict for verdict in verdicts}
+    return [
+        _set_condition(current, by_type[condition.type], generation, now)
+        if condition.type in by_type
+        else condition
+        for condition in current
+    ]
+
+
 def _set_condition(
     current: Sequence[Condition], verdict: Verdict, generation: int, now: datetime
 ) -> Condition:

@@ -7,14 +7,15 @@ again by its name; children are deleted only when their facts stand in status.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
-from finetune_api.names import child_name
+from finetune_api.names import Stage, child_name
 from finetune_api.reasons import Reason
 from finetune_api.status import AttemptOutcome
-from finetune_operator import metrics
+from finetune_operator import logs, metrics
 from finetune_operator.attempts import LookUp, LookUpKind
 from finetune_operator.cache import Cache
 from finetune_operator.children import ChildConflict, Children
@@ -28,7 +29,8 @@ from finetune_operator.cluster import (
     Refused,
     Unavailable,
 )
-from finetune_operator.events import decide_events
+from finetune_operator.crash_points import reach
+from finetune_operator.events import JobEvent, decide_events
 from finetune_operator.job_resource import FineTuneJob, JobKey
 from finetune_operator.logs import job_logger
 from finetune_operator.manifests.event import build_event
@@ -36,14 +38,18 @@ from finetune_operator.observation import (
     EventsSeen,
     JobFacts,
     Observed,
-    ReceivedReport,
+    QueueSeen,
     Refusal,
     observe_complaint,
     observe_job,
     observe_pod,
+    observe_queue,
 )
-from finetune_operator.reconciler import Pace, Plan, reconcile
+from finetune_operator.pace import Pace
+from finetune_operator.plan import Plan
+from finetune_operator.reconciler import reconcile
 from finetune_operator.standing import Starting
+from finetune_operator.times import has_passed, seconds_until
 from finetune_operator.waiting import explain_refusal
 from finetune_operator.work_queue import RetryLater
 
@@ -53,42 +59,78 @@ MAX_ROUNDS = 8
 logger = logging.getLogger(__name__)
 
 
+class _NotItsTurn(Exception):
+    """Other jobs look things up first."""
+
+    def __init__(self, wait_seconds: float) -> None:
+        super().__init__()
+        self.wait_seconds = wait_seconds
+
+
+class Budget(Protocol):
+    """What bounds the requests of all jobs together."""
+
+    def reserve(self, key: JobKey) -> float:
+        """Seconds to wait before this job may make its request; 0: now."""
+
+    def forget(self, key: JobKey) -> None:
+        """The job needs none any more."""
+
+
 class Controller:
     """Reconciles one job at a time per key; the work queue sees to that."""
 
     def __init__(
-        self, cluster: Cluster, cache: Cache, children: Children, pace: Pace, clock: Callable[[], datetime]
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        children: Children,
+        pace: Pace,
+        clock: Callable[[], datetime],
+        progress_budget: Budget,
+        look_up_budget: Budget,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._children = children
         self._pace = pace
         self._clock = clock
+        self._progress_budget = progress_budget
+        self._look_up_budget = look_up_budget
 
     async def reconcile_key(self, key: JobKey) -> float | None:
         """Bring one job to where it should be. Returns after how many seconds to look again, or None."""
         job = self._cache.job(key)
         if job is None:
-            return None
+            return await self._expire(key)
+        metrics.observe_job(None, job)
         try:
-            with metrics.RECONCILE_SECONDS.time():
+            with metrics.RECONCILE_SECONDS.time(), logs.concerning(job):
                 return await self._reconcile(job)
+        except _NotItsTurn as error:
+            return error.wait_seconds
         except NamespaceTerminating:
             return None  # The job goes with its namespace; the watch will say so.
-        except NotFound:
-            return await self._refresh(key)
-        except Conflict:
+        except (NotFound, Conflict) as error:
+            metrics.reconcile_failed(type(error).__name__)
             return await self._refresh(key)
         except Unavailable as error:
+            metrics.reconcile_failed("Unavailable")
             raise RetryLater(error.message, delay_seconds=error.retry_after_seconds) from error
         except Refused as error:
+            metrics.reconcile_failed("Refused")
             raise RetryLater(error.message) from error
 
     async def _reconcile(self, job: FineTuneJob) -> float | None:
         plan, observed = await self._plan(job)
+        if plan.finalizer is not None:
+            return await self._set_finalizer(job, plan)
+        plan = self._within_budget(job, plan)
         if plan.status != job.status:
             await self._write_status(job, plan)
-            await self._tell(job, plan, observed.report)
+            await self._tell(job, decide_events(job.status, plan.status, observed.report))
+        for child in plan.stop:
+            await self._stop(child)
         for child in plan.delete:
             await self._delete(child, plan)
         return plan.requeue_seconds
@@ -102,10 +144,34 @@ class Controller:
                 for look_up in plan.look_ups:
                     observed = await self._look_up(job, look_up, observed)
             elif plan.create is not None:
-                observed = await self._create(job, plan.create, observed)
+                observed = await self._create(job.with_status(plan.status), plan.create, observed)
             else:
                 return plan, observed
         raise RetryLater(f"the facts about {job.key} changed {MAX_ROUNDS} times while they were read")
+
+    def _within_budget(self, job: FineTuneJob, plan: Plan) -> Plan:
+        """Hold figures back while those of other jobs have their turn."""
+        wait_seconds = self._progress_budget.reserve(job.key) if plan.is_progress_only else 0.0
+        if wait_seconds == 0:
+            return plan
+        wake = min(wait_seconds, plan.requeue_seconds or wait_seconds)
+        return replace(plan, status=job.status, requeue_seconds=wake)
+
+    async def _expire(self, key: JobKey) -> float | None:
+        """Delete a finished job whose time is up. Its version is named, so that one edited meanwhile stays."""
+        expiry = self._cache.expiry(key)
+        if expiry is None:
+            return None
+        if not has_passed(expiry.at, self._clock()):
+            return seconds_until(expiry.at, self._clock())
+        try:
+            await self._cluster.delete_finetune_job(key, expiry.uid, expiry.resource_version)
+        except (NotFound, Conflict):
+            return None  # Gone, or another version that the watch brings.
+        except ClusterError as error:
+            raise RetryLater(error.message) from error
+        logger.info("%s was deleted: its ttlSecondsAfterFinished is over", key)
+        return None
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -117,6 +183,10 @@ class Controller:
                 return await self._look_up_pods(job, look_up, observed)
             case LookUpKind.EVENTS:
                 return await self._look_up_events(job, look_up, observed)
+            case LookUpKind.QUEUE:
+                return await self._look_up_queue(job, look_up, observed)
+            case LookUpKind.NAMESPACE:
+                return await self._look_up_namespace(job, observed)
 
     async def _look_up_job(self, job: FineTuneJob, look_up: LookUp, observed: Observed) -> Observed:
         """Only a live 404 (or another Job under the name) says that an attempt's Job is missing."""
@@ -142,7 +212,40 @@ class Controller:
             jobs_with_all_pods=observed.jobs_with_all_pods | {look_up.uid},
         )
 
+    async def _look_up_queue(self, job: FineTuneJob, look_up: LookUp, observed: Observed) -> Observed:
+        """Ask for Kueue's Workload; where there is no Kueue, nothing was found either."""
+        await self._wait_for_look_up(job)
+        try:
+            bodies = [body async for body in self._cluster.list_workloads_of(job.namespace, look_up.uid)]
+            seen = observe_queue(bodies, self._clock())
+        except NotFound:
+            seen = QueueSeen(exists=False, told="", looked_at=self._clock())
+        except ClusterError as error:
+            job_logger(logger, job).warning("Workloads of %s cannot be read: %s", look_up.name, error)
+            seen = QueueSeen(exists=True, told="", looked_at=self._clock())
+        self._cache.note_queue(job.uid, look_up.uid, seen)
+        return replace(observed, queues={**observed.queues, look_up.uid: seen})
+
+    async def _look_up_namespace(self, job: FineTuneJob, observed: Observed) -> Observed:
+        """Whether the namespace still takes new objects: the event that tells of the cleanup is one."""
+        told = "The pods are ended, then the run's folder is removed from the store (spec.deletionPolicy: Delete)."
+        event = JobEvent("Normal", Reason.CLEANING_UP, told, "once")
+        try:
+            await self._cluster.create_event(build_event(job, event, self._clock()))
+        except AlreadyExists:
+            pass
+        except NamespaceTerminating:
+            return replace(observed, namespace_terminating=True)
+        return replace(observed, namespace_terminating=False)
+
+    async def _wait_for_look_up(self, job: FineTuneJob) -> None:
+        """Look-ups only explain. Those of thousands of waiting jobs must not become the API server's load."""
+        wait_seconds = self._look_up_budget.reserve(job.key)
+        if wait_seconds > 0:
+            raise _NotItsTurn(wait_seconds)
+
     async def _look_up_events(self, job: FineTuneJob, look_up: LookUp, observed: Observed) -> Observed:
+        await self._wait_for_look_up(job)
         try:
             bodies = [body async for body in self._cluster.list_events_about(job.namespace, look_up.uid)]
         except ClusterError as error:
@@ -157,47 +260,76 @@ class Controller:
 
     async def _create(self, job: FineTuneJob, wanted: Starting, observed: Observed) -> Observed:
         name = child_name(job.name, wanted.stage, wanted.number)
-        try:
-            facts = await self._children.create(job, wanted.stage, wanted.number)
-        except ChildConflict as error:
-            return replace(observed, refusal=Refusal(Reason.NAME_CONFLICT, str(error)))
-        except NamespaceTerminating:
-            raise
-        except Refused as error:
-            explanation = explain_refusal(f"Job {name} cannot be created", error.message)
-            return replace(observed, refusal=Refusal(explanation.reason, explanation.message))
-        job_logger(logger, job, attempt=name).info("Job %s exists", name)
+        with logs.concerning(job, attempt=name):
+            try:
+                facts = await self._children.create(job, wanted.stage, wanted.number)
+            except ChildConflict as error:
+                return replace(observed, refusal=Refusal(Reason.NAME_CONFLICT, str(error)))
+            except NamespaceTerminating:
+                if wanted.stage is not Stage.CLEANUP:
+                    raise
+                return replace(observed, namespace_terminating=True)
+            except Refused as error:
+                explanation = explain_refusal(f"Job {name} cannot be created", error.message)
+                return replace(observed, refusal=Refusal(explanation.reason, explanation.message))
+            logger.info("Job %s exists", name)
         self._cache.add_child_job(facts)
         return observed.with_job(facts)
 
+    async def _set_finalizer(self, job: FineTuneJob, plan: Plan) -> float | None:
+        """Set it before anything is written to the store, or let the job go."""
+        await self._tell(job, plan.events)
+        reach("before-finalizer")
+        if plan.finalizer:
+            self._cache.observe_finetune_job(await self._cluster.add_finalizer(job))
+        else:
+            await self._cluster.remove_finalizer(job)
+        reach("after-finalizer")
+        job_logger(logger, job).info("finalizer %s", "set" if plan.finalizer else "taken away")
+        return 0.0 if plan.finalizer else None
+
     async def _write_status(self, job: FineTuneJob, plan: Plan) -> None:
         status = plan.status.model_dump(mode="json", exclude_none=True)
+        reach("before-status")
         try:
             body = await self._cluster.write_status(job, status)
         except Refused:
             # The one part of a status that comes from outside is the report of a pod.
             self._cache.forget_report(job.uid)
             raise
-        metrics.STATUS_WRITES.inc()
+        reach("after-status")
+        metrics.status_written(progress_only=plan.is_progress_only)
+        metrics.observe_job(job, job.with_status(plan.status))
+        if not plan.is_progress_only:
+            self._progress_budget.forget(job.key)
         if plan.status.phase != job.status.phase or plan.status.reason != job.status.reason:
             job_logger(logger, job).info(
                 "%s: %s: %s", plan.status.phase, plan.status.reason, plan.status.message
             )
         self._cache.observe_finetune_job(body)
 
-    async def _tell(self, job: FineTuneJob, plan: Plan, report: ReceivedReport | None) -> None:
+    async def _tell(self, job: FineTuneJob, events: Iterable[JobEvent]) -> None:
         """Post one event per transition. Events are for people: none is worth a retry."""
-        for event in decide_events(job.status, plan.status, report):
+        for event in events:
+            reach("before-event")
             try:
                 await self._cluster.create_event(build_event(job, event, self._clock()))
             except (AlreadyExists, NamespaceTerminating):
                 continue
             except ClusterError as error:
                 job_logger(logger, job).warning("event %s was not posted: %s", event.reason, error)
+            reach("after-event")
+
+    async def _stop(self, child: JobFacts) -> None:
+        reach("before-delete")
+        await self._children.stop(child)
+        reach("after-delete")
 
     async def _delete(self, child: JobFacts, plan: Plan) -> None:
-        failed = {a.job_uid for a in plan.status.attempts if a.outcome is AttemptOutcome.FAILED}
-        await self._children.delete(child, with_config_map=child.uid in failed)
+        succeeded = {a.job_uid for a in plan.status.attempts if a.outcome is AttemptOutcome.SUCCEEDED}
+        reach("before-delete")
+        await self._children.delete(child, with_config=child.uid not in succeeded)
+        reach("after-delete")
 
     async def _refresh(self, key: JobKey) -> float | None:
         """The job is not what we thought it was: read it and begin anew."""
@@ -207,6 +339,7 @@ class Controller:
         except NotFound:
             if job is not None:
                 self._cache.forget_finetune_job(key, job.uid)
+                metrics.forget_job(key.namespace, key.name)
             return None
         except ClusterError as error:
             raise RetryLater(error.message) from error

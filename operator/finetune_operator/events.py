@@ -29,8 +29,11 @@ _COMPLAINTS = frozenset(
         Reason.QUOTA_EXCEEDED,
         Reason.UNSCHEDULABLE,
         Reason.IMAGE_PULL,
+        Reason.QUEUE_NOT_SERVED,
     }
 )
+# They end the job, which is an event of its own.
+_DEADLINES = frozenset({Reason.ACTIVE_DEADLINE_EXCEEDED, Reason.PENDING_DEADLINE_EXCEEDED})
 _STARTS = {
     Phase.PREPARING: Reason.PREPARING,
     Phase.TRAINING: Reason.TRAINING,
@@ -66,8 +69,45 @@ def decide_events(
         *_ended_attempts(old, new),
         *_resumed(old, new, report),
         *_checkpoint(old, new),
+        *_wishes(old, new),
+        *_evicted(old, new),
         *_changes_of_job(old, new),
     )
+
+
+def _wishes(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[JobEvent]:
+    """What the user asked for and now is so."""
+    generation = f"{new.observed_generation}"
+    if (
+        new.observed_retry > old.observed_retry
+        and old.phase is Phase.FAILED
+        and new.phase is not Phase.FAILED
+    ):
+        told = f"spec.retry was raised to {new.observed_retry}: the job goes on."
+        yield JobEvent("Normal", Reason.RETRIED, told, generation)
+    if new.phase is Phase.SUSPENDED and old.phase is not Phase.SUSPENDED:
+        # A stopped attempt has said so already.
+        stopped = new.attempts[-1:] if new.attempts[-1:] != old.attempts[-1:] else []
+        if not any(attempt.reason == Reason.SUSPENDED for attempt in stopped):
+            yield JobEvent("Normal", Reason.SUSPENDED, new.message or "", generation)
+    elif old.phase is Phase.SUSPENDED and new.phase is not Phase.SUSPENDED:
+        yield JobEvent(
+            "Normal", Reason.UNSUSPENDED, "spec.suspend is false again: the job goes on.", generation
+        )
+
+
+def _evicted(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[JobEvent]:
+    """The queue took the pods of an attempt away that goes on when it is admitted again."""
+    if new.preemptions <= old.preemptions or not new.attempts:
+        return
+    newest = new.attempts[-1]
+    if (
+        newest.outcome is AttemptOutcome.RUNNING
+        and old.attempts
+        and old.attempts[-1].job_uid == newest.job_uid
+    ):
+        told = f"Attempt {newest.number} of {newest.stage} was evicted by its queue; it goes on when admitted again."
+        yield JobEvent("Warning", Reason.KUEUE_EVICTED, told, f"{_occasion(newest)}/{new.preemptions}")
 
 
 def _resumed(
@@ -92,7 +132,11 @@ def _ended_attempts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[
         if (attempt.job_uid, attempt.outcome) in known:
             continue
         if attempt.outcome is AttemptOutcome.FAILED:
-            yield JobEvent("Warning", attempt.reason or "Unknown", attempt.message or "", _occasion(attempt))
+            told = " ".join(filter(None, (attempt.message, attempt.decision)))
+            yield JobEvent("Warning", attempt.reason or "Unknown", told, _occasion(attempt))
+        elif attempt.outcome is AttemptOutcome.STOPPED and attempt.reason not in _DEADLINES:
+            told = f"Attempt {attempt.number} of {attempt.stage} was stopped: {attempt.message}"
+            yield JobEvent("Normal", attempt.reason or Reason.STOPPING, told, _occasion(attempt))
 
 
 def _checkpoint(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[JobEvent]:
@@ -118,8 +162,14 @@ def _changes_of_job(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[
         yield JobEvent("Normal", Reason.RESTARTING, new.message or "", occasion)
     elif new.phase is Phase.SUCCEEDED:
         yield JobEvent("Normal", Reason.SUCCEEDED, new.message or "", "once")
-    elif new.phase is Phase.FAILED and new.reason not in {attempt.reason for attempt in new.attempts[-1:]}:
+    elif new.phase is Phase.FAILED and not _is_told(new):
         yield JobEvent("Warning", new.reason or "Failed", new.message or "", f"{new.observed_generation}")
+
+
+def _is_told(new: FineTuneJobStatus) -> bool:
+    """Whether the failed attempt that ended the job has said why."""
+    newest = new.attempts[-1] if new.attempts else None
+    return newest is not None and newest.outcome is AttemptOutcome.FAILED and newest.reason == new.reason
 
 
 def _occasion(attempt: Attempt) -> str:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 
+from finetune_operator import metrics
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import Cluster
 from finetune_operator.job_resource import JobKey, UnreadableStatus
@@ -37,6 +38,7 @@ class Intake:
         key = JobKey(metadata["namespace"], metadata["name"])
         if deleted:
             self._cache.forget_finetune_job(key, metadata["uid"])
+            metrics.forget_job(key.namespace, key.name)
             return
         try:
             self._pass_on(self._cache.observe_finetune_job(body))
@@ -68,7 +70,8 @@ class Intake:
             listed |= await _feed(cluster.list_jobs(namespace), self.finetune_job)
             listed |= await _feed(cluster.list_child_jobs(namespace), self.child_job)
             listed |= await _feed(cluster.list_pods(namespace), self.pod)
-        self._cache.retain(listed, created_before=began - LISTING_LAG)
+        for key in self._cache.retain(listed, created_before=began - LISTING_LAG):
+            metrics.forget_job(key.namespace, key.name)
         for key in self._cache.live_keys():
             self._enqueue(key)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -11,10 +12,13 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import ConditionStatus, ConditionType, FineTuneJobStatus
+from finetune_operator.default_output import DefaultStore, resolve_output
 from finetune_operator.kubernetes_objects import JsonObject, ObjectMeta
 from finetune_operator.times import utc_now
 
 MAX_PROBLEMS_TOLD = 3
+# It holds the whole spec once more, and nobody passes it on.
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass(frozen=True, order=True)
@@ -26,6 +30,17 @@ class JobKey:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class InstallationRules:
+    """What the administrator decided about every job's spec."""
+
+    default_store: DefaultStore | None = None
+    trust_remote_code: bool = False
+
+
+NO_RULES = InstallationRules()
 
 
 class UnreadableStatus(Exception):
@@ -45,6 +60,11 @@ class FineTuneJob:
     spec: FineTuneJobSpec | None
     problem: str | None
     status: FineTuneJobStatus
+    finalizers: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    # spec.output was left out, and the installation's default stands in its place.
+    has_default_output: bool = False
 
     @property
     def name(self) -> str:
@@ -61,13 +81,16 @@ class FineTuneJob:
         return replace(self, status=status)
 
 
-def parse_job(body: JsonObject) -> FineTuneJob:
+def parse_job(body: JsonObject, rules: InstallationRules = NO_RULES) -> FineTuneJob:
     """Parse a FineTuneJob; a spec that does not parse becomes its `problem`, so that only this job fails.
 
     Raises UnreadableStatus.
     """
     metadata = ObjectMeta.model_validate(body["metadata"])
-    spec, problem = _parse_spec(metadata.name, body.get("spec"))
+    raw = resolve_output(
+        body.get("spec"), metadata.namespace, metadata.name, rules.default_store, body.get("status")
+    )
+    spec, problem = _parse_spec(metadata.name, raw, rules)
     return FineTuneJob(
         key=JobKey(metadata.namespace, metadata.name),
         uid=metadata.uid,
@@ -78,13 +101,19 @@ def parse_job(body: JsonObject) -> FineTuneJob:
         spec=spec,
         problem=problem,
         status=_parse_status(body.get("status")),
+        finalizers=metadata.finalizers,
+        labels=metadata.labels,
+        annotations={key: value for key, value in metadata.annotations.items() if key != _LAST_APPLIED},
+        has_default_output=raw is not body.get("spec"),
     )
 
 
 def is_settled(body: JsonObject) -> bool:
     """Whether a raw FineTuneJob has ended and its status is about the spec it has now. Cheap: nothing is parsed."""
-    status = body.get("status") or {}
-    if status.get("observedGeneration") != body["metadata"].get("generation"):
+    status, metadata = body.get("status") or {}, body["metadata"]
+    if status.get("observedGeneration") != metadata.get("generation"):
+        return False
+    if metadata.get("deletionTimestamp") and names.FINALIZER in metadata.get("finalizers", ()):
         return False
     return any(
         condition.get("type") == ConditionType.FINISHED and condition.get("status") == ConditionStatus.TRUE
@@ -92,7 +121,9 @@ def is_settled(body: JsonObject) -> bool:
     )
 
 
-def _parse_spec(name: str, spec: object) -> tuple[FineTuneJobSpec | None, str | None]:
+def _parse_spec(
+    name: str, raw: object, rules: InstallationRules
+) -> tuple[FineTuneJobSpec | None, str | None]:
     too_long = len(name) > names.MAX_JOB_NAME_LENGTH
     if too_long or not re.match(names.JOB_NAME_PATTERN, name):
         return None, (
@@ -101,9 +132,21 @@ def _parse_spec(name: str, spec: object) -> tuple[FineTuneJobSpec | None, str | 
             "Create the job under another name."
         )
     try:
-        return FineTuneJobSpec.model_validate(spec), None
+        spec = FineTuneJobSpec.model_validate(raw)
     except ValidationError as error:
         return None, describe_problems(error)
+    problem = _find_forbidden(spec, rules)
+    return (None, problem) if problem else (spec, None)
+
+
+def _find_forbidden(spec: FineTuneJobSpec, rules: InstallationRules) -> str | None:
+    """What the installation does not allow, as a sentence."""
+    if spec.model.trust_remote_code and not rules.trust_remote_code:
+        return (
+            "spec.model.trustRemoteCode is true, which this installation does not allow. Remove it, or ask the "
+            "administrator (the chart's trainer.trustRemoteCode)."
+        )
+    return None
 
 
 def _parse_status(status: object) -> FineTuneJobStatus:

@@ -6,15 +6,21 @@ resources are named by the handlers, so it needs no permission to look for CRDs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import kopf
 
 from finetune_operator.cluster import CHILD_SELECTOR, LIST_CHUNK_SIZE
 
+# The API server ends a watch after this long; kopf goes on from where it was.
+WATCH_SECONDS = 300
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 8.0
 
-def build_kopf_settings() -> kopf.OperatorSettings:
+
+def build_kopf_settings(watch_inactivity_seconds: float) -> kopf.OperatorSettings:
     """Build the settings, every timeout explicit."""
     settings = kopf.OperatorSettings()
     settings.peering.standalone = True
@@ -25,15 +31,41 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors["batch", "jobs"] = CHILD_SELECTOR
     settings.watching.label_selectors["", "v1", "pods"] = CHILD_SELECTOR
     settings.watching.chunk_size = LIST_CHUNK_SIZE
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 330
+    settings.watching.initial_streaming = False
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.watching.client_timeout = WATCH_SECONDS + 30
     settings.watching.connect_timeout = 10
-    settings.watching.inactivity_timeout = 70
+    settings.watching.reconnect_backoff = 0.1
+    settings.watching.inactivity_timeout = watch_inactivity_seconds
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = Backoffs()
     settings.networking.enforce_retry_after = True
+    settings.networking.trust_env = False
+    # Handlers only enqueue: a worker is done with its event at once. No limit, which could deadlock with an index.
+    settings.queueing.worker_limit = None
+    settings.queueing.idle_timeout = 1.0
+    settings.queueing.exit_timeout = 1.0
     settings.process.ultimate_exiting_timeout = 20
     return settings
+
+
+class Backoffs(Iterable[float]):
+    """Pauses between tries of one request of kopf's: longer and longer, with jitter, and without end.
+
+    With kopf's own, which end after a minute, the operator would end with them. What lasts is seen by the liveness
+    probe, which can tell a dead watch from an API server that is away.
+    """
+
+    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+        self._jitter = jitter
+
+    def __iter__(self) -> Iterator[float]:
+        """Begin anew, as every request does."""
+        pause_seconds = FIRST_BACKOFF_SECONDS
+        while True:
+            yield pause_seconds * (1 + self._jitter() / 2)
+            pause_seconds = min(2 * pause_seconds, LONGEST_BACKOFF_SECONDS)
 
 
 class NoDiffBase(kopf.DiffBaseStorage):

@@ -6,9 +6,9 @@ Everything else of an object is dropped here, so what the operator keeps in memo
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 JsonObject = dict[str, Any]
@@ -42,7 +42,10 @@ class ObjectMeta(_Read):
     generation: int = 0
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
+    deletion_grace_period_seconds: int = 0
     labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    finalizers: tuple[str, ...] = ()
     owner_references: tuple[OwnerReference, ...] = ()
 
     @property
@@ -65,6 +68,7 @@ class JobSpec(_Read):
     """batch/v1 JobSpec."""
 
     suspend: bool | None = False
+    completions: int = 1
 
 
 class JobStatus(_Read):
@@ -117,6 +121,7 @@ class ContainerStatus(_Read):
     """v1 ContainerStatus."""
 
     name: str
+    image_id: Annotated[str, Field(alias="imageID")] = ""
     state: ContainerState = ContainerState()
 
 
@@ -150,6 +155,19 @@ class Pod(_Read):
     metadata: ObjectMeta
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
+
+
+class WorkloadStatus(_Read):
+    """Status of Kueue's Workload."""
+
+    conditions: tuple[ObjectCondition, ...] = ()
+
+
+class Workload(_Read):
+    """kueue.x-k8s.io/v1beta1 Workload: the request for quota that stands for a queued Job."""
+
+    metadata: ObjectMeta
+    status: WorkloadStatus = WorkloadStatus()
 
 
 class EventSeries(_Read):

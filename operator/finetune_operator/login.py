@@ -1,21 +1,55 @@
-"""kopf logs in as the rest of the operator does: same server, same credentials, read anew when they expire."""
+"""kopf logs in as the rest of the operator does: same server, same credentials, read anew for every request.
+
+The session is ours, because only in there one sees what comes through a watch.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import aiohttp
 import kopf
 
+from finetune_api.names import OPERATOR_NAME
 from finetune_operator.cluster import Connection
+from finetune_operator.liveness import Deliveries, note_deliveries
+
+# kopf logs in anew whenever a token is refused; a cluster that refuses ours must not be flooded with it.
+SHORTEST_PAUSE_SECONDS = 5.0
 
 
-def connection_info(connection: Connection) -> kopf.ConnectionInfo:
-    """Translate our connection into kopf's."""
-    scheme, _, token = (connection.authorization or "").partition(" ")
-    return kopf.ConnectionInfo(
-        server=connection.server,
-        ca_path=connection.ca_path,
-        insecure=not connection.verify_tls,
-        certificate_path=connection.certificate_path,
-        private_key_path=connection.private_key_path,
-        scheme=scheme.capitalize() or None,
-        token=token.strip() or None,
-    )
+class Login:
+    """What kopf's login handler answers with."""
+
+    def __init__(self, connection: Callable[[], Awaitable[Connection]], deliveries: Deliveries) -> None:
+        self._connection = connection
+        self._deliveries = deliveries
+        self._last_at = -SHORTEST_PAUSE_SECONDS
+
+    async def session(self) -> kopf.AiohttpSession:
+        """Open a session; kopf closes it."""
+        await asyncio.sleep(self._last_at + SHORTEST_PAUSE_SECONDS - time.monotonic())
+        self._last_at = time.monotonic()
+        connection = await self._connection()
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=connection.tls),
+            headers={"User-Agent": OPERATOR_NAME},
+            middlewares=(_authorize(self._connection), note_deliveries(self._deliveries)),
+        )
+        return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
+
+
+def _authorize(connection: Callable[[], Awaitable[Connection]]) -> aiohttp.ClientMiddlewareType:
+    """The kubelet rotates the token's file: every request carries the token that is valid now."""
+
+    async def middleware(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        authorization = (await connection()).authorization
+        if authorization:
+            request.headers["Authorization"] = authorization
+        return await handler(request)
+
+    return middleware

@@ -1,6 +1,7 @@
 """Receives progress from the pods: HTTPS, a projected token, and from the token's pod to the job it reports about.
 
-A report changes nothing but figures in the status of the job that the pod belongs to.
+A report changes nothing but figures in the status of the job that the pod belongs to. Its shape is ours or that of
+transformers' KubeflowCallback; of a gang only the pod of rank 0 is listened to.
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ from pydantic import ValidationError
 from finetune_api.progress import MAX_REPORT_BYTES, PROGRESS_PATH, ProgressReport
 from finetune_operator import metrics
 from finetune_operator.cluster import ClusterError
-from finetune_operator.observation import ReceivedReport
-from finetune_operator.token_reviews import TokenReviews
+from finetune_operator.connection_guard import GuardedSite
+from finetune_operator.json_web_tokens import parse_token
+from finetune_operator.observation import ReceivedReport, Reporter
+from finetune_operator.token_reviews import PodIdentity, TokenReviews
 
-# A trainer reports every two seconds and once more at its end.
+# A trainer reports every few seconds and once more at its end.
 REPORTS_PER_SECOND = 1.0
 BURST = 5.0
 MAX_PODS_REMEMBERED = 20_000
+# A report is one short request; clients give up after five seconds.
+MAX_CONNECTIONS = 1_000
+MAX_CONNECTION_SECONDS = 10.0
+MAX_HEADERS = 32
+# What status shows of a plain Trainer's metrics. The rest is dropped here: a report is kept until the next one comes.
+SHOWN_METRICS = frozenset(
+    {"current_step", "step", "total_steps", "current_epoch", "epoch", "loss", "eval_loss", "learning_rate"}
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +44,8 @@ logger = logging.getLogger(__name__)
 class Pods(Protocol):
     """What knows the pods."""
 
-    def child_of_pod(self, pod_uid: str) -> tuple[str, str] | None:
-        """The uids of the child Job and of the FineTuneJob that a pod belongs to."""
+    def reporter(self, pod_uid: str) -> Reporter | None:
+        """The pod of this uid with the child Job and the FineTuneJob that it belongs to; None for strangers."""
 
 
 class RateLimit:
@@ -73,13 +84,34 @@ class ProgressServer:
         self._clock = clock
         self._rate_limit = rate_limit or RateLimit()
 
-    async def start(self, port: int, tls: SSLContext) -> web.AppRunner:
+    async def start(
+        self,
+        port: int,
+        tls: SSLContext,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        max_connection_seconds: float = MAX_CONNECTION_SECONDS,
+    ) -> web.AppRunner:
         """Listen. The caller cleans the runner up."""
         runner = web.AppRunner(
-            self.application(), handle_signals=False, access_log=None, shutdown_timeout=1.0
+            self.application(),
+            handle_signals=False,
+            access_log=None,
+            shutdown_timeout=1.0,
+            keepalive_timeout=max_connection_seconds,
+            lingering_time=2.0,
+            max_headers=MAX_HEADERS,
+            # A small body that unpacks to a large one is nothing a trainer sends.
+            auto_decompress=False,
         )
         await runner.setup()
-        await web.TCPSite(runner, port=port, ssl_context=tls).start()
+        await GuardedSite(
+            runner,
+            port,
+            tls,
+            max_connections=max_connections,
+            max_connection_seconds=max_connection_seconds,
+        ).start()
         return runner
 
     def application(self) -> web.Application:
@@ -91,24 +123,22 @@ class ProgressServer:
     async def _receive(self, request: web.Request) -> web.Response:
         status, message = await self._judge(request)
         metrics.PROGRESS_REPORTS.labels(code=str(status.value)).inc()
-        if status is HTTPStatus.NO_CONTENT:
-            return web.Response(status=status)
         retry = {"Retry-After": "2"} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
-        return web.json_response({"error": message}, status=status, headers=retry)
+        # KubeflowCallback takes nothing but 200 for success.
+        response = web.json_response({"message": message}, status=status, headers=retry)
+        response.force_close()
+        return response
 
     async def _judge(self, request: web.Request) -> tuple[HTTPStatus, str]:
-        """Authenticate, limit, read, attribute and deliver; the answer says at which of these it ended."""
-        token = _bearer_token(request)
-        if token is None:
-            return HTTPStatus.UNAUTHORIZED, "a bearer token is required"
+        """Authenticate, limit, read and deliver; the answer says at which of these it ended."""
         try:
-            pod_uid = await self._reviews.identify_pod(token)
+            reporter, status, message = await self._authenticate(_bearer_token(request))
         except ClusterError as error:
             logger.warning("a progress token could not be reviewed: %s", error)
             return HTTPStatus.SERVICE_UNAVAILABLE, "the token cannot be reviewed now"
-        if pod_uid is None:
-            return HTTPStatus.UNAUTHORIZED, "the token is not valid here"
-        if not self._rate_limit.allows(pod_uid):
+        if reporter is None:
+            return status, message
+        if not self._rate_limit.allows(reporter.pod.uid):
             return HTTPStatus.TOO_MANY_REQUESTS, f"report at most {REPORTS_PER_SECOND:g} times a second"
         try:
             report = ProgressReport.model_validate_json(await request.read())
@@ -116,13 +146,38 @@ class ProgressServer:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a report has at most {MAX_REPORT_BYTES} bytes"
         except ValidationError as error:
             return HTTPStatus.BAD_REQUEST, str(error.errors(include_url=False, include_input=False)[:3])
-        family = self._pods.child_of_pod(pod_uid)
-        if family is None:
+        if reporter.pod.rank != 0:
+            return HTTPStatus.OK, "only what the pod of rank 0 reports is shown"
+        self._deliver(
+            reporter.owner_uid, ReceivedReport(reporter.job_uid, _keep_shown(report), self._clock())
+        )
+        return HTTPStatus.OK, "accepted"
+
+    async def _authenticate(self, token: str | None) -> tuple[Reporter | None, HTTPStatus, str]:
+        """Find who sent a token: the pod it names must be one of ours before anybody is asked about it."""
+        parsed = parse_token(token) if token else None
+        if token is None or parsed is None:
+            return None, HTTPStatus.UNAUTHORIZED, "a bearer token that is bound to a pod is required"
+        reporter = self._pods.reporter(parsed.claims.pod_uid)
+        if reporter is None:
             # Right after a restart the pods are listed first; a stranger's pod hears the same.
-            return HTTPStatus.SERVICE_UNAVAILABLE, "no FineTuneJob is known for this pod"
-        child_uid, owner_uid = family
-        self._deliver(owner_uid, ReceivedReport(child_uid, report, self._clock()))
-        return HTTPStatus.NO_CONTENT, ""
+            return None, HTTPStatus.SERVICE_UNAVAILABLE, "no FineTuneJob is known for this pod"
+        identity = await self._reviews.identify_pod(token)
+        if identity is None or not _is(reporter, identity):
+            return None, HTTPStatus.UNAUTHORIZED, "the token is not valid here"
+        return reporter, HTTPStatus.OK, ""
+
+
+def _is(reporter: Reporter, identity: PodIdentity) -> bool:
+    """Whether the pod that the token was issued to is this one: name and namespace must fit as well."""
+    pod = reporter.pod
+    return (pod.namespace, pod.name, pod.uid) == (identity.namespace, identity.name, identity.uid)
+
+
+def _keep_shown(report: ProgressReport) -> ProgressReport:
+    told = report.trainer_status
+    shown = tuple(metric for metric in told.metrics if metric.name in SHOWN_METRICS)
+    return report.model_copy(update={"trainer_status": told.model_copy(update={"metrics": shown})})
 
 
 def _bearer_token(request: web.Request) -> str | None:

@@ -1,4 +1,7 @@
-"""The digest of what a child Job is made from: an attempt that has not started and was made from another spec is replaced."""
+"""The digest of what a child Job is made from.
+
+An attempt that has not started and was made from another spec is replaced.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from finetune_api.names import Stage
 from finetune_api.reasons import FailureClass, Reason
 from finetune_api.status import Attempt
-from finetune_operator.observation import PodFacts, Refusal
+from finetune_operator.gang import Gang
+from finetune_operator.observation import Refusal
 from finetune_operator.waiting import Explanation
 
 
@@ -26,26 +27,46 @@ class Active:
     """An attempt is under way."""
 
     attempt: Attempt
-    pod: PodFacts | None
+    gang: Gang
     explanation: Explanation | None = None
 
     @property
+    def is_queued(self) -> bool:
+        """Whether somebody holds its Job back: Kueue, as a rule."""
+        return self.gang.is_suspended
+
+    @property
     def has_started(self) -> bool:
-        """Whether the trainer container has been started."""
-        return self.pod is not None and self.pod.started is not None
+        """Whether all its containers have been started, and not all have ended since."""
+        return self.gang.has_started
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """The operator ends an attempt whose pods still run; the attempt's reason says why."""
+
+    attempt: Attempt
+    gang: Gang
 
 
 @dataclass(frozen=True)
 class Restarting:
-    """The last attempt failed; the next one starts later."""
+    """The last attempt ended before its time; the next one starts later."""
 
     attempt: Attempt
     at: datetime
 
 
 @dataclass(frozen=True)
+class Suspended:
+    """The user suspended the job and no pod of it runs."""
+
+
+@dataclass(frozen=True)
 class Succeeded:
-    """Every stage is done."""
+    """Every stage that was asked for is done."""
+
+    after_prepare_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,4 +77,4 @@ class Failed:
     message: str
 
 
-Standing = Starting | Active | Restarting | Succeeded | Failed
+Standing = Starting | Active | Stopping | Restarting | Suspended | Succeeded | Failed

@@ -27,7 +27,16 @@ from finetune_operator import conditions
 from finetune_operator.conditions import Verdict
 from finetune_operator.job_resource import FineTuneJob
 from finetune_operator.progress import finish_progress
-from finetune_operator.standing import Active, Failed, Restarting, Standing, Starting, Succeeded
+from finetune_operator.standing import (
+    Active,
+    Failed,
+    Restarting,
+    Standing,
+    Starting,
+    Stopping,
+    Succeeded,
+    Suspended,
+)
 from finetune_operator.times import format_duration, format_time
 
 _PHASE_OF_STAGE = {Stage.PREPARE: Phase.PREPARING, Stage.TRAIN: Phase.TRAINING, Stage.EXPORT: Phase.EXPORTING}
@@ -41,6 +50,8 @@ _DOING = {
     Stage.TRAIN: "trains",
     Stage.EXPORT: "merges and verifies the model",
 }
+# What people call an attempt that is being stopped for this reason.
+_STOPPING = {Reason.SUSPENDED: Reason.SUSPENDING}
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 
 
@@ -54,7 +65,7 @@ def compute_status(
     """Status of a job. `base` carries the history (attempts, figures, outputs), already brought up to date."""
     phase, reason, message = _summarise(job, base, standing)
     finished = isinstance(standing, Succeeded | Failed)
-    verdicts = _judge(standing, done, base, reason, message)
+    verdicts = _judge(job, standing, done, base, reason, message)
     progress = (
         finish_progress(base.progress, None, format_time(now))
         if phase is not Phase.TRAINING
@@ -63,6 +74,8 @@ def compute_status(
     return base.model_copy(
         update={
             "observed_generation": job.generation,
+            # Raised on a job that has not failed, it asks for nothing, also not later.
+            "observed_retry": max(base.observed_retry, job.spec.retry if job.spec else 0),
             "conditions": conditions.set_conditions(
                 base.conditions, verdicts, generation=job.generation, now=now
             ),
@@ -71,10 +84,30 @@ def compute_status(
             "message": message,
             "start_time": base.start_time or (base.attempts[0].started if base.attempts else None),
             "completion_time": (base.completion_time or format_time(now)) if finished else None,
+            "waiting_since": _waiting_since(base, standing, now),
             "progress": progress,
             "display": _display(job.spec, progress, phase),
+            "outputs": _outputs(job, base),
         }
     )
+
+
+def _waiting_since(base: FineTuneJobStatus, standing: Standing, now: datetime) -> str | None:
+    """Since when a pod ought to start and does not; never while the job is held back by its user or a queue.
+
+    The moment that every start takes has no explanation yet and is not worth a write.
+    """
+    is_refused = isinstance(standing, Starting) and standing.refusal is not None
+    is_slow = isinstance(standing, Active) and standing.explanation is not None and not standing.is_queued
+    return (base.waiting_since or format_time(now)) if is_refused or is_slow else None
+
+
+def _outputs(job: FineTuneJob, base: FineTuneJobStatus) -> Outputs:
+    """Where the run stands in the store; with the store itself where the spec does not say."""
+    if job.spec is None or base.outputs.run_uri is not None:
+        return base.outputs
+    store = job.spec.output.store if job.has_default_output else None
+    return base.outputs.model_copy(update={"run_uri": _layout(job).run_uri, "store": store})
 
 
 def reject_spec(job: FineTuneJob, problem: str, now: datetime) -> FineTuneJobStatus:
@@ -129,12 +162,14 @@ def fold_termination(
     if message.trained is not None:
         update["progress"] = finish_progress(status.progress, message.trained, format_time(now))
     if message.exported is not None:
-        update["outputs"] = Outputs(
-            adapter_uri=message.exported.adapter_uri,
-            merged_uri=message.exported.merged_uri,
-            report_uri=status.outputs.report_uri,
-            manifest_digest=message.exported.manifest_digest,
-            merge_max_logit_difference=message.exported.merge_max_logit_difference,
+        exported = message.exported
+        update["outputs"] = status.outputs.model_copy(
+            update={
+                "adapter_uri": exported.adapter_uri,
+                "merged_uri": exported.merged_uri,
+                "manifest_digest": exported.manifest_digest,
+                "merge_max_logit_difference": exported.merge_max_logit_difference,
+            }
         )
     return status.model_copy(update=update)
 
@@ -146,6 +181,13 @@ def _layout(job: FineTuneJob) -> RunLayout:
 
 def _summarise(job: FineTuneJob, base: FineTuneJobStatus, standing: Standing) -> tuple[Phase, str, str]:
     match standing:
+        case Succeeded(after_prepare_only=True):
+            told = f"{_prepared(base)} The report stands at {base.outputs.report_uri}; spec.stopAfter is Prepare."
+            return Phase.SUCCEEDED, Reason.STOPPED_AFTER_PREPARE, told.strip()
+        case Suspended():
+            return Phase.SUSPENDED, Reason.SUSPENDED, _say_suspended(base)
+        case Stopping():
+            return _summarise_stopping(job, standing)
         case Succeeded():
             where = base.outputs.merged_uri or base.outputs.adapter_uri
             return (
@@ -160,9 +202,9 @@ def _summarise(job: FineTuneJob, base: FineTuneJobStatus, standing: Standing) ->
                 Phase.RESTARTING,
                 attempt.reason or Reason.RESTARTING,
                 (
-                    f"Attempt {attempt.number} of {attempt.stage} ended: {attempt.message} "
+                    f"Attempt {attempt.number} of {attempt.stage} ended: {attempt.message} {attempt.decision or ''} "
                     f"Attempt {attempt.number + 1} starts at {format_time(at)}."
-                ),
+                ).replace("  ", " "),
             )
         case Starting(stage, number, refusal):
             reason = refusal.reason if refusal else Reason.NOT_STARTED
@@ -171,25 +213,64 @@ def _summarise(job: FineTuneJob, base: FineTuneJobStatus, standing: Standing) ->
             return _summarise_active(job, standing)
 
 
+def _say_suspended(base: FineTuneJobStatus) -> str:
+    where = f" It goes on from the checkpoint of step {base.checkpoint.step}." if base.checkpoint else ""
+    return f"No pod runs until spec.suspend is false.{where}"
+
+
+def _summarise_stopping(job: FineTuneJob, standing: Stopping) -> tuple[Phase, str, str]:
+    """The phase says what still runs, never what is only wished for."""
+    stage, number = standing.attempt.stage, standing.attempt.number
+    phase = _PHASE_OF_STAGE[stage] if standing.gang.has_started else _phase_before_start(stage, number)
+    reason = (
+        _STOPPING.get(Reason(standing.attempt.reason), Reason.STOPPING) if standing.attempt.reason else None
+    )
+    why = standing.attempt.message or "A node no longer answers."
+    child = child_name(job.name, stage, number)
+    return phase, reason or Reason.STOPPING, f"{why} The pods of Job {child} were told to end."
+
+
 def _summarise_active(job: FineTuneJob, standing: Active) -> tuple[Phase, str, str]:
     stage, number = standing.attempt.stage, standing.attempt.number
     child = child_name(job.name, stage, number)
     if standing.explanation is not None:
-        phase = Phase.EXPORTING if stage is Stage.EXPORT else _phase_before_start(stage, number)
-        return phase, standing.explanation.reason, standing.explanation.message
+        return _phase_of_waiting(standing), _reason_of_waiting(standing), standing.explanation.message
     if stage is Stage.TRAIN and not standing.has_started:
         return _phase_before_start(stage, number), Reason.QUEUED, f"Job {child} waits for its pod to start."
     return _PHASE_OF_STAGE[stage], _REASON_OF_STAGE[stage], f"Job {child} {_DOING[stage]}."
 
 
+def _phase_of_waiting(standing: Active) -> Phase:
+    """A queued Job is Queued whatever its attempt's number; evicted pods train until they have gone."""
+    stage = standing.attempt.stage
+    if stage is Stage.TRAIN and standing.is_queued:
+        return Phase.TRAINING if standing.has_started else Phase.QUEUED
+    return _phase_before_start(stage, standing.attempt.number)
+
+
+def _reason_of_waiting(standing: Active) -> Reason:
+    """An attempt that waits in a queue again was evicted from it."""
+    assert standing.explanation is not None
+    reason = standing.explanation.reason
+    was_evicted = standing.attempt.node is not None and standing.gang.job is not None
+    return Reason.KUEUE_EVICTED if reason is Reason.QUEUED and was_evicted else reason
+
+
 def _phase_before_start(stage: Stage, number: int) -> Phase:
+    if stage is Stage.EXPORT:
+        return Phase.EXPORTING
     if number > 1:
         return Phase.RESTARTING
-    return {Stage.PREPARE: Phase.PENDING, Stage.TRAIN: Phase.QUEUED, Stage.EXPORT: Phase.EXPORTING}[stage]
+    return Phase.PENDING if stage is Stage.PREPARE else Phase.QUEUED
 
 
 def _judge(
-    standing: Standing, done: Collection[Stage], base: FineTuneJobStatus, reason: str, message: str
+    job: FineTuneJob,
+    standing: Standing,
+    done: Collection[Stage],
+    base: FineTuneJobStatus,
+    reason: str,
+    message: str,
 ) -> tuple[Verdict, ...]:
     succeeded, failed = isinstance(standing, Succeeded), isinstance(standing, Failed)
     end_reason = reason if succeeded or failed else Reason.IN_PROGRESS
@@ -198,6 +279,7 @@ def _judge(
         Verdict(ConditionType.ACCEPTED, _TRUE, Reason.ACCEPTED, "The spec is valid."),
         _judge_stage(ConditionType.PREPARED, Stage.PREPARE, Reason.PREPARED, standing, done, _prepared(base)),
         _judge_running(standing, done),
+        _judge_suspended(job, standing),
         _judge_stage(ConditionType.EXPORTED, Stage.EXPORT, Reason.EXPORTED, standing, done, _exported(base)),
         Verdict(ConditionType.SUCCEEDED, _status(succeeded), end_reason, end_message),
         Verdict(ConditionType.FAILED, _status(failed), end_reason, end_message),
@@ -212,7 +294,7 @@ def _judge_stage(
         return Verdict(kind, _TRUE, reached, told)
     if isinstance(standing, Failed):
         return Verdict(kind, _FALSE, standing.reason)
-    under_way = isinstance(standing, Active | Restarting) and standing.attempt.stage is stage
+    under_way = isinstance(standing, Active | Stopping | Restarting) and standing.attempt.stage is stage
     return Verdict(kind, _FALSE, _REASON_OF_STAGE[stage] if under_way else Reason.NOT_STARTED)
 
 
@@ -223,10 +305,20 @@ def _judge_running(standing: Standing, done: Collection[Stage]) -> Verdict:
         return Verdict(ConditionType.RUNNING, _FALSE, standing.reason)
     if isinstance(standing, Restarting) and standing.attempt.stage is Stage.TRAIN:
         return Verdict(ConditionType.RUNNING, _FALSE, Reason.RESTARTING)
-    if isinstance(standing, Active) and standing.attempt.stage is Stage.TRAIN:
-        runs = standing.has_started
+    if isinstance(standing, Active | Stopping) and standing.attempt.stage is Stage.TRAIN:
+        runs = standing.gang.has_started
         return Verdict(ConditionType.RUNNING, _status(runs), Reason.TRAINING if runs else Reason.QUEUED)
+    if isinstance(standing, Suspended):
+        return Verdict(ConditionType.RUNNING, _FALSE, Reason.SUSPENDED)
     return Verdict(ConditionType.RUNNING, _FALSE, Reason.NOT_STARTED)
+
+
+def _judge_suspended(job: FineTuneJob, standing: Standing) -> Verdict:
+    """True only when nothing runs any more: a job that still saves its checkpoint is not suspended yet."""
+    if isinstance(standing, Suspended):
+        return Verdict(ConditionType.SUSPENDED, _TRUE, Reason.SUSPENDED, "No pod of the job runs.")
+    is_wished = job.spec is not None and job.spec.suspend and not isinstance(standing, Succeeded | Failed)
+    return Verdict(ConditionType.SUSPENDED, _FALSE, Reason.SUSPENDING if is_wished else Reason.NOT_SUSPENDED)
 
 
 def _status(value: bool) -> ConditionStatus:
@@ -248,7 +340,7 @@ def _exported(base: FineTuneJobStatus) -> str:
 
 
 def _display(spec: FineTuneJobSpec | None, progress: Progress | None, phase: Phase) -> Display:
-    gpus = spec.parallelism.gpus_per_node if spec else 0
+    gpus = spec.parallelism.gpus_per_node * spec.parallelism.nodes if spec else 0
     eta = progress.eta_seconds if progress and phase is Phase.TRAINING else None
     return Display(
         model=spec.model.source.rstrip("/").rsplit("/", 1)[-1] if spec else "",

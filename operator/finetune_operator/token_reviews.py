@@ -1,14 +1,12 @@
-"""Who sent a report: the token is reviewed once by the API server, and the verdict is kept until the token expires.
+"""Who sent a report: a token is reviewed once, and the verdict is kept until the token expires.
 
-Identity is the pod's uid that the API server vouches for; nothing a pod can write about itself counts.
+Identity is the pod that the token was issued to, as the API server (or its signature) vouches for; nothing a pod can
+write about itself counts. A verdict alone opens nothing: the pod must still be known when a report comes.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,30 +15,39 @@ from typing import Protocol
 
 from finetune_api.names import PROGRESS_TOKEN_AUDIENCE
 from finetune_operator.cluster import TokenVerdict, Unavailable
+from finetune_operator.json_web_tokens import parse_token
 
 MAX_VERDICTS = 10_000
-# A deleted pod's token is refused by the API server at once; we notice after this long at the latest.
-LONGEST_TRUST_SECONDS = 600.0
 DISTRUST_SECONDS = 30.0
 # Tokens that were never seen cost a request to the API server each; a flood of them must not become its flood.
 MAX_REVIEWS_PER_SECOND = 50.0
+_SERVICE_ACCOUNT = "system:serviceaccount:"
 
 
 class Reviewer(Protocol):
-    """What asks the API server."""
+    """What knows whose a token is: the API server, or JwtVerifier."""
 
     async def review_token(self, token: str, audience: str) -> TokenVerdict:
-        """Ask whether a token is valid for an audience, and whose it is."""
+        """Say whether a token is valid for an audience, and whose it is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class PodIdentity:
+    """The pod that a token was issued to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Kept:
-    pod_uid: str | None
+    pod: PodIdentity | None
     until: float
 
 
 class TokenReviews:
-    """Verdicts about tokens, at most MAX_VERDICTS of them."""
+    """Verdicts about tokens, at most MAX_VERDICTS of them, those used longest ago dropped first."""
 
     def __init__(
         self,
@@ -56,25 +63,28 @@ class TokenReviews:
         self._budget = MAX_REVIEWS_PER_SECOND
         self._budget_at = monotonic()
 
-    async def identify_pod(self, token: str) -> str | None:
-        """The uid of the pod a token was issued to, or None. Raises Unavailable where the API server cannot say."""
+    async def identify_pod(self, token: str) -> PodIdentity | None:
+        """The pod that a token was issued to, or None. Raises Unavailable where nobody can say now."""
         # Kept by digest, so that a dump of this process holds no tokens.
         digest, now = hashlib.sha256(token.encode()).digest(), self._monotonic()
         kept = self._kept.get(digest)
         if kept is None or now >= kept.until:
             kept = await self._review(token, now)
             self._kept[digest] = kept
-            if len(self._kept) > MAX_VERDICTS:
-                self._kept.popitem(last=False)
-        return kept.pod_uid
+        self._kept.move_to_end(digest)
+        if len(self._kept) > MAX_VERDICTS:
+            self._kept.popitem(last=False)
+        return kept.pod
 
     async def _review(self, token: str, now: float) -> _Kept:
+        seconds_left = self._seconds_left(token)
+        if seconds_left <= 0:
+            return _Kept(None, now + DISTRUST_SECONDS)
         self._take_from_budget(now)
         verdict = await self._reviewer.review_token(token, PROGRESS_TOKEN_AUDIENCE)
-        if not verdict.authenticated or not verdict.pod_uid:
-            return _Kept(None, now + DISTRUST_SECONDS)
-        trust_seconds = min(self._seconds_left(token), LONGEST_TRUST_SECONDS)
-        return _Kept(verdict.pod_uid, now + trust_seconds)
+        pod = _pod_of(verdict)
+        # Its `exp` can be believed once the token was found valid.
+        return _Kept(pod, now + (seconds_left if pod else DISTRUST_SECONDS))
 
     def _take_from_budget(self, now: float) -> None:
         gained = (now - self._budget_at) * MAX_REVIEWS_PER_SECOND
@@ -84,10 +94,15 @@ class TokenReviews:
         self._budget -= 1
 
     def _seconds_left(self, token: str) -> float:
-        """Seconds until a token, found valid by the API server, expires; its `exp` can be believed by now."""
-        try:
-            payload = token.split(".")[1]
-            claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-            return max(0.0, float(claims["exp"]) - self._wall_clock())
-        except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
+        """Seconds until a token expires; 0 for what can be no token of a pod for us, so that nobody is asked."""
+        parsed = parse_token(token)
+        if parsed is None or PROGRESS_TOKEN_AUDIENCE not in parsed.claims.audiences:
             return 0.0
+        return max(0.0, parsed.claims.expires - self._wall_clock())
+
+
+def _pod_of(verdict: TokenVerdict) -> PodIdentity | None:
+    if not (verdict.authenticated and verdict.pod_uid and verdict.username.startswith(_SERVICE_ACCOUNT)):
+        return None
+    namespace = verdict.username.removeprefix(_SERVICE_ACCOUNT).partition(":")[0]
+    return PodIdentity(namespace, verdict.pod_name, verdict.pod_uid)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_api.reasons import Reason
+from finetune_operator.gang import Gang
 from finetune_operator.observation import Complaint, JobFacts, Observed, PodFacts
 from finetune_operator.references import Reference
 from finetune_operator.times import has_passed, seconds_until
@@ -21,8 +22,13 @@ NO_POD_AFTER = timedelta(seconds=3)
 NOT_STARTED_AFTER = timedelta(seconds=5)
 FIRST_LOOKS_EVERY_SECONDS = 4.0
 LATER_LOOKS_EVERY_SECONDS = 60.0
+# Kueue makes its Workload at once; a minute without one means that nobody will.
+NO_WORKLOAD_AFTER = timedelta(seconds=60)
 
-_MISSING = re.compile(r'\b(?P<kind>secrets?|configmaps?) "(?P<name>[^"]+)" not found', re.IGNORECASE)
+_MISSING = re.compile(
+    r'\b(?P<kind>secrets?|configmaps?|persistentvolumeclaims?) "(?P<name>[^"]+)" not found', re.IGNORECASE
+)
+_KINDS = {"s": "Secret", "c": "ConfigMap", "p": "PersistentVolumeClaim"}
 _MISSING_PRIORITY_CLASS = re.compile(r"no PriorityClass with name (?P<name>\S+) was found")
 _MISSING_SERVICE_ACCOUNT = re.compile(r'serviceaccount "(?P<name>[^"]+)" not found')
 _IMAGE_REASONS = frozenset(
@@ -41,25 +47,41 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Waiting:
-    """An attempt without a started container: the object that waits, since when, and when that becomes a question."""
+    """An attempt without started containers: the object to ask about, since when it waits, when that is a question."""
 
     uid: str
     since: datetime
     overdue: datetime
+    # Held back by somebody: Kueue's Workload is asked, not the object's events.
+    is_queued: bool = False
+    # The object's own status says why already; its events would say nothing more.
+    is_explained: bool = False
 
 
-def find_waiting(job: JobFacts, pod: PodFacts | None) -> Waiting | None:
-    """The object to ask about, or None where the container has started."""
-    if pod is None:
-        return Waiting(job.uid, job.created, job.created + NO_POD_AFTER)
-    if pod.started is None and not pod.has_ended:
-        return Waiting(pod.uid, pod.created, pod.created + NOT_STARTED_AFTER)
-    return None
+def find_waiting(gang: Gang) -> Waiting | None:
+    """What to ask about, or None where the containers have started."""
+    if gang.job is None or gang.started_at is not None:
+        return None
+    if gang.is_suspended:
+        overdue = gang.job.created + NO_WORKLOAD_AFTER
+        return Waiting(gang.job.uid, gang.job.created, overdue, is_queued=True)
+    pod = gang.waiting_pod()
+    if pod is not None:
+        return Waiting(
+            pod.uid, pod.created, pod.created + NOT_STARTED_AFTER, is_explained=_explains_itself(pod)
+        )
+    return Waiting(gang.job.uid, gang.job.created, gang.job.created + NO_POD_AFTER)
 
 
-def next_look_seconds(waiting: Waiting, observed: Observed, now: datetime) -> float:
-    """Seconds until its events should be looked at (again); 0 means now."""
-    seen = observed.events.get(waiting.uid)
+def _explains_itself(pod: PodFacts) -> bool:
+    return bool(pod.unschedulable_message) or pod.waiting_reason not in _CREATING
+
+
+def next_look_seconds(waiting: Waiting, observed: Observed, now: datetime) -> float | None:
+    """Seconds until it should be looked at (again); 0 means now, None never."""
+    if waiting.is_explained:
+        return seconds_until(waiting.overdue, now) or None
+    seen = (observed.queues if waiting.is_queued else observed.events).get(waiting.uid)
     if seen is None:
         return seconds_until(waiting.overdue, now)
     age = (seen.looked_at - waiting.since).total_seconds()
@@ -68,22 +90,39 @@ def next_look_seconds(waiting: Waiting, observed: Observed, now: datetime) -> fl
 
 
 def explain_waiting(
-    job: JobFacts, pod: PodFacts | None, observed: Observed, references: Sequence[Reference], now: datetime
+    gang: Gang, observed: Observed, references: Sequence[Reference], now: datetime
 ) -> Explanation | None:
     """Say why the attempt waits; None while it is too early to ask, or where it does not wait."""
-    waiting = find_waiting(job, pod)
-    if waiting is None or not has_passed(waiting.overdue, now):
+    waiting = find_waiting(gang)
+    if waiting is None or gang.job is None:
+        return None
+    if waiting.is_queued:
+        return _explain_queued(gang.job, observed, now)
+    if not has_passed(waiting.overdue, now):
         return None
     seen = observed.events.get(waiting.uid)
     complaint = seen.complaint if seen else None
-    if pod is None:
-        return _explain_job(job, complaint)
-    return _explain_pod(pod, complaint, references)
+    pod = gang.waiting_pod()
+    return _explain_job(gang.job, complaint) if pod is None else _explain_pod(pod, complaint, references)
+
+
+def _explain_queued(job: JobFacts, observed: Observed, now: datetime) -> Explanation:
+    if not job.queue:
+        told = f"Job {job.name} is suspended; whoever suspended it lets it go on."
+        return Explanation(Reason.QUEUED, told)
+    seen = observed.queues.get(job.uid)
+    if seen is not None and not seen.exists and has_passed(job.created + NO_WORKLOAD_AFTER, now):
+        return Explanation(
+            Reason.QUEUE_NOT_SERVED,
+            f"Job {job.name} is in queue '{job.queue}', but Kueue has made no Workload for it. See that Kueue is "
+            f"installed and manages batch/job, and that LocalQueue '{job.queue}' exists in namespace "
+            f"'{job.namespace}'; or suspend the job and correct spec.queueName.",
+        )
+    told = f" {as_sentence(seen.told)}" if seen is not None and seen.told else ""
+    return Explanation(Reason.QUEUED, f"Job {job.name} waits in queue '{job.queue}'.{told}")
 
 
 def _explain_job(job: JobFacts, complaint: Complaint | None) -> Explanation:
-    if job.suspended:
-        return Explanation(Reason.QUEUED, f"Job {job.name} is suspended; whoever suspended it lets it go on.")
     if complaint is None:
         return Explanation(Reason.WAITING_FOR_POD, f"Job {job.name} has no pod yet.")
     return explain_refusal(f"Job {job.name} cannot create its pod", complaint.message)
@@ -116,9 +155,12 @@ def _explain_pod(pod: PodFacts, complaint: Complaint | None, references: Sequenc
     if pod.waiting_reason in _IMAGE_REASONS:
         return Explanation(
             Reason.IMAGE_PULL,
-            f"Pod {pod.name} cannot pull its image ({pod.waiting_reason}): {as_sentence(pod.waiting_message)} "
-            "Check the chart's image and imagePullSecrets.",
+            f"Pod {pod.name} cannot pull its image {pod.image} ({pod.waiting_reason}): "
+            f"{as_sentence(pod.waiting_message)} Check spec.image and spec.imagePullSecrets, or the chart's where the "
+            "spec sets none.",
         )
+    if found := _MISSING.search(pod.unschedulable_message if pod.node is None else ""):
+        return _explain_missing(pod, found["kind"], found["name"], references)
     if pod.unschedulable_message and pod.node is None:
         return Explanation(
             Reason.UNSCHEDULABLE,
@@ -144,12 +186,12 @@ def _explain_pod(pod: PodFacts, complaint: Complaint | None, references: Sequenc
 
 
 def _explain_missing(pod: PodFacts, kind: str, name: str, references: Sequence[Reference]) -> Explanation:
-    kind = "Secret" if kind.lower().startswith("secret") else "ConfigMap"
+    wanted = _KINDS[kind[0].lower()]
     fields = [
-        reference.field for reference in references if reference.kind == kind and reference.name == name
+        reference.field for reference in references if reference.kind == wanted and reference.name == name
     ]
     correct = f" or correct {fields[0]}" if fields else ""
     return Explanation(
         Reason.MISSING_REFERENCE,
-        f"{kind} '{name}' not found in namespace '{pod.namespace}'. Create it{correct}.",
+        f"{wanted} '{name}' not found in namespace '{pod.namespace}'. Create it{correct}.",
     )

@@ -1,7 +1,8 @@
 """One reconcile per job at a time: keys come in from every watch, workers take them out.
 
 A key that comes in while it is worked on is marked dirty and worked on once more. Failures come back later and
-later, with jitter. kopf serialises events per watched object, not per job, hence this queue.
+later, with jitter, but at once when the API server answers again. kopf serialises events per watched object, not per
+job, hence this queue.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from finetune_operator import logs, metrics
 from finetune_operator.job_resource import JobKey
 
 DEFAULT_WORKERS = 16
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 60.0
+# When the API server is back, everything that failed meanwhile comes back within this time, and not all at once.
+COMEBACK_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +49,14 @@ class WorkQueue:
         self._dirty: set[JobKey] = set()
         self._timers: dict[JobKey, asyncio.TimerHandle] = {}
         self._failures: dict[JobKey, int] = {}
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def enqueue(self, key: JobKey) -> None:
         """Ask for a reconcile of a job, now."""
+        if self._closing:
+            return
         if key in self._running:
             self._dirty.add(key)
         elif key not in self._waiting:
@@ -64,6 +73,22 @@ class WorkQueue:
         if timer is not None:
             timer.cancel()
         self._timers[key] = loop.call_at(due, self._on_timer, key)
+
+    def retry_failed(self) -> None:
+        """Try again soon whatever failed: the reason is gone."""
+        for key in self._failures:
+            if key in self._timers:
+                self.enqueue_later(key, COMEBACK_SECONDS * self._jitter())
+
+    async def drain(self, seconds: float) -> None:
+        """Begin nothing any more, and give what has begun some time to end."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            told = ", ".join(map(str, sorted(self._running)))
+            logger.warning("the reconcile of %s did not end within %.0f s and is cut off", told, seconds)
 
     async def run(self, workers: int = DEFAULT_WORKERS) -> None:
         """Work until cancelled."""
@@ -84,32 +109,44 @@ class WorkQueue:
         self.enqueue(key)
 
     async def _work_on_keys(self) -> None:
-        while True:
+        while not self._closing:
             key = await self._ready.get()
             self._waiting.discard(key)
-            self._running.add(key)
-            try:
-                delay_seconds = await self._attempt(key)
-            finally:
-                self._running.discard(key)
+            if self._closing:
+                return
+            delay_seconds = await self._work_on(key)
             if delay_seconds is not None:
                 self.enqueue_later(key, delay_seconds)
             if key in self._dirty:
                 self._dirty.discard(key)
                 self.enqueue(key)
 
+    async def _work_on(self, key: JobKey) -> float | None:
+        self._running.add(key)
+        self._idle.clear()
+        try:
+            return await self._attempt(key)
+        finally:
+            self._running.discard(key)
+            if not self._running:
+                self._idle.set()
+
     async def _attempt(self, key: JobKey) -> float | None:
         """Work on a key; whatever goes wrong concerns this key only."""
-        try:
-            delay_seconds = await self._work(key)
-        except RetryLater as error:
-            retry_seconds = error.delay_seconds or self._backoff(key)
-            logger.warning("%s is tried again in %.1f s: %s", key, retry_seconds, error)
-            return retry_seconds
-        except Exception:
-            retry_seconds = self._backoff(key)
-            logger.exception("%s could not be reconciled; it is tried again in %.1f s", key, retry_seconds)
-            return retry_seconds
+        with logs.concerning_key(key.namespace, key.name):
+            try:
+                delay_seconds = await self._work(key)
+            except RetryLater as error:
+                retry_seconds = max(self._backoff(key), (error.delay_seconds or 0) * (1 + self._jitter() / 2))
+                logger.warning("%s is tried again in %.1f s: %s", key, retry_seconds, error)
+                return retry_seconds
+            except Exception:
+                metrics.reconcile_failed("Unexpected")
+                retry_seconds = self._backoff(key)
+                logger.exception(
+                    "%s could not be reconciled; it is tried again in %.1f s", key, retry_seconds
+                )
+                return retry_seconds
         self._failures.pop(key, None)
         return delay_seconds
 

@@ -8,21 +8,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from devcluster import S3Server
 from finetune_api.job_file import JobFile
-from finetune_api.names import ENV_WORK_DIRECTORY, Stage
+from finetune_api.names import (
+    ENV_COMPLETION_INDEX,
+    ENV_COORDINATOR_ADDRESS,
+    ENV_WORK_DIRECTORY,
+    Stage,
+)
 from finetune_api.termination import TerminationMessage
+from finetune_trainer.placement import free_port
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.termination import ENV_TERMINATION_MESSAGE_PATH
 from tests.builders.jobs import make_manifest
 
 BUCKET = "trainer-runs"
 DEADLINE_SECONDS = 180.0
+TOTAL_STEPS = 30
+SETTINGS: dict[str, Any] = {
+    "training__maxSteps": TOTAL_STEPS,
+    "training__globalBatchSize": 8,
+    "training__microBatchTokens": 512,
+    "training__learningRate": 5e-3,
+    "training__warmupSteps": 3,
+    "checkpoints__everySteps": 4,
+    "method__lora": {"rank": 4, "dropout": 0.1},
+}
 
 
 def make_messages(count: int) -> list[dict[str, Any]]:
@@ -47,6 +63,8 @@ class TrainingRun:
     uid: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
+    memory_backoff: int = 0
+    command: Sequence[str] = (sys.executable, "-m", "finetune_trainer")
 
     def job(self, stage: Stage) -> JobFile:
         """The job file of the current attempt."""
@@ -59,7 +77,13 @@ class TrainingRun:
         )["spec"]
         fields = {"name": "tuned", "namespace": "tests", "uid": self.uid, "trainerImage": "trainer:test"}
         return JobFile.model_validate(
-            {**fields, "stage": stage, "attempt": max(1, self.attempt), "spec": spec}
+            {
+                **fields,
+                "stage": stage,
+                "attempt": max(1, self.attempt),
+                "memoryBackoff": self.memory_backoff,
+                "spec": spec,
+            }
         )
 
     @property
@@ -75,16 +99,31 @@ class TrainingRun:
     def start(self, stage: Stage, **environment: str) -> StageProcess:
         """Start a stage as its own process group."""
         self.attempt += 1
-        self.work.mkdir(parents=True)
-        job_path = self.work / "job.json"
+        return self._start_pod(stage, self.work, environment)
+
+    def start_gang(self, nodes: int) -> list[StageProcess]:
+        """Start the train stage in several pods that share nothing but loopback."""
+        self.attempt += 1
+        # Where the network is one machine's loopback, gloo is told so; pods have a name that resolves.
+        shared = {ENV_COORDINATOR_ADDRESS: f"127.0.0.1:{free_port()}", "GLOO_SOCKET_IFNAME": "lo"}
+        return [
+            self._start_pod(
+                Stage.TRAIN, self.work / f"node-{node}", {**shared, ENV_COMPLETION_INDEX: str(node)}
+            )
+            for node in range(nodes)
+        ]
+
+    def _start_pod(self, stage: Stage, work: Path, environment: Mapping[str, str]) -> StageProcess:
+        work.mkdir(parents=True)
+        job_path = work / "job.json"
         job_path.write_text(self.job(stage).model_dump_json())
-        message_path, log_path = self.work / "termination.json", self.work / "log"
+        message_path, log_path = work / "termination.json", work / "log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_trainer", str(stage), "--job", str(job_path)],
+                [*self.command, str(stage), "--job", str(job_path)],
                 env={
                     **os.environ,
-                    ENV_WORK_DIRECTORY: str(self.work),
+                    ENV_WORK_DIRECTORY: str(work),
                     ENV_TERMINATION_MESSAGE_PATH: str(message_path),
                     **environment,
                 },
@@ -92,7 +131,7 @@ class TrainingRun:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return StageProcess(process, self.work, message_path, log_path)
+        return StageProcess(process, work, message_path, log_path)
 
     def run(self, stage: Stage, **environment: str) -> StageProcess:
         """Run a stage to its end, which must be a good one."""
@@ -136,6 +175,10 @@ class StageProcess:
     def wait_for_steps(self, count: int) -> None:
         """Wait until that many steps are in the local metrics."""
         self._wait_until(lambda: self._steps() >= count, f"{count} steps")
+
+    def wait_for_log(self, text: str) -> None:
+        """Wait until it has logged that."""
+        self._wait_until(lambda: text in self.log, repr(text))
 
     def terminate(self) -> None:
         """SIGTERM to the parent alone, as the kubelet does."""

@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer {prepare,train,export} --job PATH`: runs one stage and says how it ended."""
+"""`python -m finetune_trainer {prepare,train,export,cleanup} --job PATH`: runs one stage and says how it ended."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _STAGES: dict[Stage, tuple[str, str]] = {
     Stage.PREPARE: ("finetune_trainer.prepare", "run"),
     Stage.TRAIN: ("finetune_trainer.launcher", "main"),
     Stage.EXPORT: ("finetune_trainer.export", "run"),
+    Stage.CLEANUP: ("finetune_trainer.cleanup", "run"),
 }
 
 

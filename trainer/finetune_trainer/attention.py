@@ -26,6 +26,7 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_unused: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each row. Shapes: query [1, heads, tokens, d], key and value [1, kv_heads, tokens, d].
@@ -33,8 +34,7 @@ def packed_attention(
     Returns [1, tokens, heads, d]. `document_lengths` sum to `tokens`.
     """
     assert attention_mask is None, "packed rows carry their boundaries, not a mask"
-    if softcap is not None:
-        raise NotImplementedError("packed attention has no logit soft-capping")
+    assert softcap is None and s_aux is None, "prepare refuses models with soft-capping or attention sinks"
     lengths = list(document_lengths)
     outputs = [
         scaled_dot_product_attention(

@@ -16,10 +16,12 @@ class StageError(Exception):
 
     exit_code: ClassVar[ExitCode]
 
-    def __init__(self, message: str, *, step: int | None = None) -> None:
+    def __init__(self, message: str, *, step: int | None = None, rank: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.step = step
+        # The process that failed first, where there are several.
+        self.rank = rank
 
     @property
     def failure_class(self) -> FailureClass:
@@ -85,3 +87,12 @@ class Preempted(StageError):
 
 class Superseded(Preempted):
     """Another pod has claimed the run: this one may write no more."""
+
+
+class RankLost(Exception):
+    """A rank ended in a way that nobody understands; another attempt may do better."""
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.rank = rank

@@ -16,7 +16,12 @@ from pydantic import ValidationError
 from transformers import AutoConfig
 
 from finetune_api.job_file import JobFile
-from finetune_api.layout import ARTIFACT_MANIFEST_NAME, ArtifactManifest, CurrentPointer
+from finetune_api.layout import (
+    ARTIFACT_MANIFEST_NAME,
+    MODEL_CARD_NAME,
+    ArtifactManifest,
+    CurrentPointer,
+)
 from finetune_api.reasons import Reason
 from finetune_api.termination import ExportedFacts, TerminationMessage, TrainedFacts
 from finetune_trainer.adapters import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME
@@ -36,7 +41,7 @@ from finetune_trainer.fetching import fetch_base_model
 from finetune_trainer.logs import quiet_libraries
 from finetune_trainer.merging import MergedModel, load_deltas, write_merged
 from finetune_trainer.model_card import build_card
-from finetune_trainer.packaging import CARD_NAME, write_model_config, write_tokenizer
+from finetune_trainer.packaging import write_model_config, write_tokenizer
 from finetune_trainer.run_file import RunFile, load_run_file
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.tensor_files import TensorFiles
@@ -184,7 +189,7 @@ def upload_cards(inputs: Inputs, comparison: LogitComparison | None) -> None:
     folders = {layout.adapter_uri: False} | ({layout.merged_uri: True} if comparison else {})
     for uri, is_merged in folders.items():
         card = build_card(inputs.job, inputs.run_file, inputs.trained, comparison, merged=is_merged)
-        inputs.store.write_bytes(f"{uri}/{CARD_NAME}", card.encode())
+        inputs.store.write_bytes(f"{uri}/{MODEL_CARD_NAME}", card.encode())
 
 
 def commit(inputs: Inputs, comparison: LogitComparison | None) -> ExportedFacts:

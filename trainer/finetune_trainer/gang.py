@@ -1,13 +1,17 @@
 """The ranks of one run: how they meet, add up figures, and come to one decision about an error.
 
 Sums travel by collectives, as part of every step. Whatever may take long or fail on one rank alone (files, the
-store) is settled through the key-value store instead, whose waits have a limit of their own.
+store) is settled through the key-value store instead. What they wait for there is a barrier of gloo's with a limit of
+its own, on GPUs too: unlike a wait for a key, it ends at once when another rank is gone.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,21 +23,25 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from finetune_trainer import errors
 from finetune_trainer.errors import StageError
 
+logger = logging.getLogger(__name__)
+
 # A rank that computes is never this late; a rank that is gone closes its connection and is noticed at once.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 # Rank 0 may upload for long while the others wait.
 AGREEMENT_TIMEOUT = timedelta(hours=2)
+_RESOLVE_INTERVAL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Gang:
-    """One rank's view of all ranks."""
+    """One rank's view of all ranks. A single one has neither store nor group."""
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
-    store: Store | None
+    store: Store | None = None
+    agreements: dist.ProcessGroup | None = None
 
     @property
     def is_leader(self) -> bool:
@@ -54,8 +62,9 @@ class Gang:
             _raise_if(failure)
             return
         self.store.set(f"{topic}/{self.rank}", _encode(failure))
+        self._wait_for_all()
         for rank in range(self.world_size):
-            _raise_if(_decode(self.store.get(f"{topic}/{rank}")))
+            _raise_if(_decode(self.store.get(f"{topic}/{rank}"), rank))
 
     def do_together(self, topic: str, action: Callable[[], None]) -> None:
         """Run an action on every rank; an error of one becomes the error of all."""
@@ -65,36 +74,86 @@ class Gang:
         """Run an action on rank 0 while the others wait; its error becomes the error of all."""
         self.agree(topic, _failure_of(action) if self.is_leader else None)
 
+    def hear_leader(self, topic: str, text: str | None) -> str:
+        """Give every rank the text that rank 0 passes in; what the others pass is not looked at."""
+        assert text is not None or not self.is_leader, "the leader knows"
+        if self.store is None:
+            return text or ""
+        if self.is_leader:
+            self.store.set(topic, text or "")
+        self._wait_for_all()
+        return self.store.get(topic).decode()
 
-def join_gang() -> Gang:
-    """Meet the other ranks as the environment says (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
+    def collect(self, topic: str, data: bytes) -> list[bytes]:
+        """Bring every rank's bytes to rank 0, in the order of ranks; the other ranks get an empty list."""
+        if self.store is None:
+            return [data]
+        self.store.set(f"{topic}/{self.rank}", data)
+        self._wait_for_all()
+        return [self._take(f"{topic}/{rank}") for rank in range(self.world_size)] if self.is_leader else []
+
+    def _take(self, key: str) -> bytes:
+        assert self.store is not None
+        data: bytes = self.store.get(key)
+        self.store.delete_key(key)
+        return data
+
+    def _wait_for_all(self) -> None:
+        dist.barrier(group=self.agreements)
+
+
+def join_gang(limit: timedelta) -> Gang:
+    """Meet the other ranks as the environment says (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+
+    Raises an error of torch's, or TimeoutError, when they have not all come after `limit`.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     device = _device(local_rank)
     if world_size == 1:
-        return Gang(rank, local_rank, world_size, device, store=None)
-    store = TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        world_size,
-        is_master=rank == 0,
-        timeout=AGREEMENT_TIMEOUT,
-    )
-    backend = "nccl" if device.type == "cuda" else "gloo"
+        return Gang(rank, local_rank, world_size, device)
+    store = _meet(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank, world_size, limit)
     dist.init_process_group(
-        backend,
+        "nccl" if device.type == "cuda" else "gloo",
         store=PrefixStore("collectives", store),
         rank=rank,
         world_size=world_size,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    return Gang(rank, local_rank, world_size, device, PrefixStore("agreements", store))
+    agreements = dist.new_group(backend="gloo", timeout=AGREEMENT_TIMEOUT)
+    logger.info("rank %d of %d: all have met", rank, world_size)
+    return Gang(rank, local_rank, world_size, device, PrefixStore("agreements", store), agreements)
 
 
 def leave_gang(gang: Gang) -> None:
     """Close the connections after a run that went well."""
     if gang.world_size > 1:
         dist.destroy_process_group()
+
+
+def _meet(host: str, port: int, rank: int, world_size: int, limit: timedelta) -> TCPStore:
+    deadline = time.monotonic() + limit.total_seconds()
+    wait_until_resolvable(host, deadline)
+    logger.info("rank %d of %d: meeting the others at %s:%d", rank, world_size, host, port)
+    left = timedelta(seconds=max(1.0, deadline - time.monotonic()))
+    # It asks again and again until rank 0 listens, and rank 0 until all have come.
+    store = TCPStore(host, port, world_size, is_master=rank == 0, timeout=left)
+    store.set_timeout(AGREEMENT_TIMEOUT)
+    return store
+
+
+def wait_until_resolvable(host: str, deadline: float) -> None:
+    """Wait until DNS knows the name: of a pod that has just started it does not yet. Raises TimeoutError."""
+    while True:
+        try:
+            socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"the name {host} of the first pod is not known to DNS ({error.strerror})"
+                ) from error
+            time.sleep(_RESOLVE_INTERVAL_SECONDS)
 
 
 def _device(local_rank: int) -> torch.device:
@@ -121,11 +180,11 @@ def _encode(failure: StageError | None) -> str:
     return json.dumps(None if failure is None else [type(failure).__name__, failure.message, failure.step])
 
 
-def _decode(text: bytes) -> StageError | None:
+def _decode(text: bytes, rank: int) -> StageError | None:
     content = json.loads(text)
     if content is None:
         return None
     name, message, step = content
     kind = getattr(errors, name, errors.StorageUnavailable)
-    error: StageError = kind(message, step=step)
+    error: StageError = kind(message, step=step, rank=rank)
     return error

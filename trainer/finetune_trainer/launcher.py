@@ -7,59 +7,37 @@ restarts as a whole, so its elastic rendezvous is not needed either.
 from __future__ import annotations
 
 import logging
-import shutil
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
 from pydantic import ValidationError
 
+from finetune_api import names
 from finetune_api.job_file import JobFile
-from finetune_api.progress import CheckpointReport
-from finetune_api.reasons import FAILURE_CLASS_OF_EXIT_CODE, Reason
+from finetune_api.reasons import Reason
 from finetune_api.termination import TerminationMessage, TrainedFacts
 from finetune_trainer.cgroup import oom_kills
-from finetune_trainer.checkpoints import CheckpointManifest, claim_incarnation, restore_newest_checkpoint
+from finetune_trainer.checkpoints import claim_incarnation
+from finetune_trainer.conclusion import conclude
 from finetune_trainer.data.prepared import download_prepared
-from finetune_trainer.errors import (
-    DataError,
-    NonFiniteLoss,
-    OutOfMemory,
-    Preempted,
-    StageError,
-    Stalled,
-    StorageDenied,
-    StorageUnavailable,
-    UserError,
-)
+from finetune_trainer.errors import Preempted, RankLost, StageError, Stalled
 from finetune_trainer.fetching import fetch_base_model
+from finetune_trainer.heartbeat import Watchdog
+from finetune_trainer.placement import Placement, decide_placement
 from finetune_trainer.rank_processes import RankEnd, RankProcesses, process_arguments
 from finetune_trainer.run_file import load_run_file
+from finetune_trainer.starting_point import restore_starting_point
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.trained import load_trained_facts
-from finetune_trainer.work_directory import HandOver, RankResult, WorkDirectory
+from finetune_trainer.work_directory import HandOver, RankResult, StartingPoint, WorkDirectory
 
 logger = logging.getLogger(__name__)
 
-
-_ERRORS: dict[int, type[StageError]] = {
-    int(kind.exit_code): kind
-    for kind in (
-        UserError,
-        DataError,
-        OutOfMemory,
-        StorageDenied,
-        NonFiniteLoss,
-        StorageUnavailable,
-        Stalled,
-        Preempted,
-    )
-}
-
-
-class RankLost(Exception):
-    """A rank ended in a way that nobody understands; another attempt may do better."""
+# Of the pod's grace, what the launcher keeps to say how it ended before the kubelet kills it.
+_LAST_WORDS_SECONDS = 5.0
 
 
 class Relay:
@@ -80,67 +58,95 @@ class Relay:
 
 
 def main(job: JobFile, job_path: Path) -> TerminationMessage:
-    """Run one attempt of training. Raises what the most telling rank raised."""
+    """Run this pod's part of one attempt of training. Raises what the most telling rank raised."""
     relay = Relay()
     signal.signal(signal.SIGTERM, relay.on_sigterm)
+    placement = decide_placement(job.spec.parallelism)
+    try:
+        return _done(train(job, job_path, relay, placement), placement)
+    except (StageError, RankLost) as error:
+        if placement.world_size == 1:
+            error.rank = None  # which one it was is only worth saying where there are several
+        raise
+
+
+def train(job: JobFile, job_path: Path, relay: Relay, placement: Placement) -> TrainedFacts:
+    """Run the ranks of this pod, unless all is done already."""
     work, store = WorkDirectory.from_environment(), ObjectStore.open(job.spec.output.store)
     if (facts := load_trained_facts(store, job.layout)) is not None:
         logger.info("training was finished by an earlier attempt: %s is committed", job.layout.trained_uri)
-        return _done(facts)
+        return facts
     kills_before = oom_kills()
-    ends = run_ranks(job, job_path, work, store, relay)
-    facts = conclude(
-        ends, load_results(work, len(ends)), told_to_go=relay.was_heard, oom_killed=oom_kills() > kills_before
+    ends = run_ranks(job, job_path, work, store, relay, placement)
+    return conclude(
+        ends,
+        load_results(work, placement.ranks),
+        told_to_go=relay.was_heard,
+        oom_killed=oom_kills() > kills_before,
     )
-    return _done(facts)
 
 
 def run_ranks(
-    job: JobFile, job_path: Path, work: WorkDirectory, store: ObjectStore, relay: Relay
+    job: JobFile,
+    job_path: Path,
+    work: WorkDirectory,
+    store: ObjectStore,
+    relay: Relay,
+    placement: Placement,
 ) -> list[RankEnd]:
     """Start one process a GPU, or a single one; bring what they need while they import torch; wait for all."""
     work.clear_messages()
-    ranks = RankProcesses(process_arguments(job_path), max(1, job.spec.parallelism.gpus_per_node))
+    ranks = RankProcesses(process_arguments(job_path), placement, save_seconds=seconds_to_save())
     ranks.start()
     try:
-        lay_out(job, work, store)
+        lay_out(job, work, store, placement)
         relay.ranks = ranks
+        return watch_ranks(ranks, work, placement, job.spec.failure_policy.stall_timeout_seconds)
     except BaseException:
         ranks.kill()
         raise
-    return ranks.wait()
 
 
-def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore) -> None:
-    """Become the run's writer; bring rows, base model and the newest checkpoint onto the disk."""
+def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore, placement: Placement) -> None:
+    """Bring rows and base model onto the disk; in the first pod also become the run's writer and bring the checkpoint.
+
+    The other pods learn from it where the attempt starts, and fetch that very checkpoint themselves.
+    """
     run_file = load_run_file(store, job.layout)
-    incarnation = claim_incarnation(store, job.layout)
+    incarnation = claim_incarnation(store, job.layout) if placement.is_first_node else None
     model_store = ObjectStore.open(job.spec.model.store) if job.spec.model.store else store
     fetch_base_model(model_store, run_file.model, work.model)
     download_prepared(store, run_file.dataset.prepared_uri, work.data)
-    resumed_from = restore_checkpoint(job, work, store)
-    hand_over = HandOver(run_file=run_file, incarnation=incarnation, resumed_from=resumed_from)
-    work.write_hand_over(hand_over)
+    start = None
+    if incarnation is not None:
+        start = StartingPoint(incarnation=incarnation, checkpoint=restore_starting_point(job, work, store))
+    work.write_hand_over(HandOver(run_file=run_file, start=start))
 
 
-def restore_checkpoint(job: JobFile, work: WorkDirectory, store: ObjectStore) -> CheckpointReport | None:
-    """Bring the newest checkpoint that proves intact onto the disk, and with it the metrics up to its step."""
-    search = restore_newest_checkpoint(store, job.layout, work.resume)
-    passed_over = f"; passed over: {'; '.join(search.passed_over)}" if search.passed_over else ""
-    work.metrics.unlink(missing_ok=True)
-    if search.manifest is None:
-        logger.info("starting from step 0 (no valid checkpoint%s)", passed_over)
-        work.metrics.touch()
-        return None
-    logger.info("resuming from step %d (newest valid checkpoint%s)", search.manifest.step, passed_over)
-    shutil.copyfile(work.resume / work.metrics.name, work.metrics)
-    return _checkpoint_report(job, search.manifest)
+def watch_ranks(
+    ranks: RankProcesses, work: WorkDirectory, placement: Placement, stall_timeout_seconds: float
+) -> list[RankEnd]:
+    """Wait for the ranks' end. Raises Stalled, with their stacks in the log, when they no longer move."""
+    files = {rank: work.heartbeat(rank) for rank in placement.ranks}
+    watchdog = Watchdog(files, stall_timeout_seconds)
+    try:
+        return ranks.wait(lambda: watchdog.check(ranks.idle_states))
+    except Stalled as error:
+        logger.error("%s The stacks of all processes follow.", error.message.partition(". ")[0] + ".")
+        ranks.show_stacks()
+        raise
 
 
-def load_results(work: WorkDirectory, world_size: int) -> list[RankResult]:
+def seconds_to_save() -> float | None:
+    """How long the ranks may take to save after SIGTERM; None where the pod was not told its grace."""
+    grace = os.environ.get(names.ENV_GRACE_SECONDS, "")
+    return max(0.0, float(grace) - _LAST_WORDS_SECONDS) if grace.isdecimal() else None
+
+
+def load_results(work: WorkDirectory, ranks: Iterable[int]) -> list[RankResult]:
     """Read what the ranks left behind; one that was killed left nothing."""
     results = []
-    for rank in range(world_size):
+    for rank in ranks:
         try:
             results.append(RankResult.model_validate_json(work.rank_result(rank).read_bytes()))
         except (OSError, ValidationError):
@@ -148,55 +154,11 @@ def load_results(work: WorkDirectory, world_size: int) -> list[RankResult]:
     return results
 
 
-def conclude(
-    ends: Sequence[RankEnd], results: Sequence[RankResult], *, told_to_go: bool, oom_killed: bool
-) -> TrainedFacts:
-    """Decide how the attempt ended. Raises the root cause: the most specific class, then the earliest end."""
-    if all(end.code == 0 for end in ends):
-        facts = [result.trained for result in results if result.rank == 0]
-        assert facts and facts[0] is not None, "a rank that ends with 0 has left its result"
-        return facts[0]
-    understood = [result for result in results if result.exit_code in FAILURE_CLASS_OF_EXIT_CODE]
-    if understood:
-        raise _as_error(min(understood, key=lambda result: (result.exit_code, result.ended)))
-    if oom_killed:
-        raise OutOfMemory(
-            "The kernel killed a training process because the pod's memory was used up. Raise spec.resources.memory "
-            "or lower spec.training.microBatchTokens."
-        )
-    if told_to_go:
-        raise Preempted(
-            "The pod was told to go and ended before it could save. The next attempt goes on from the newest "
-            "checkpoint."
-        )
-    raise _lost(ends, results)
-
-
-def _as_error(result: RankResult) -> StageError:
-    return _ERRORS[result.exit_code](result.message, step=result.step)
-
-
-def _lost(ends: Sequence[RankEnd], results: Sequence[RankResult]) -> RankLost:
-    # A rank that died of a signal pulled the others down, whose complaints about lost connections say nothing.
-    for end in ends:
-        if end.code < 0 and not end.was_ended_by_us:
-            return RankLost(f"rank {end.rank} was killed by {signal.Signals(-end.code).name}.")
-    if results:
-        first = min(results, key=lambda result: result.ended)
-        return RankLost(f"rank {first.rank}: {first.message}")
-    return RankLost(f"rank {ends[0].rank} ended with code {ends[0].code} and said nothing.")
-
-
-def _checkpoint_report(job: JobFile, manifest: CheckpointManifest) -> CheckpointReport:
-    return CheckpointReport(
-        step=manifest.step, uri=job.layout.checkpoint_uri(manifest.step), time=manifest.created
-    )
-
-
-def _done(facts: TrainedFacts) -> TerminationMessage:
+def _done(facts: TrainedFacts, placement: Placement) -> TerminationMessage:
     return TerminationMessage(
         reason=Reason.TRAINED,
         message=f"Training is done: {facts.step} steps.",
         step=facts.step,
-        trained=facts,
+        # One pod speaks for all: the others do not know the checkpoints.
+        trained=facts if placement.is_first_node else None,
     )

@@ -18,6 +18,7 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.run_file import BaseModelFacts, ModelFile
 from finetune_trainer.safetensors_header import TensorInfo, read_tensor_infos
 from finetune_trainer.storage import ObjectInfo, ObjectStore
+from finetune_trainer.unsupported_models import refuse_attention_sinks, refuse_unsupported_logits
 
 CONFIG_FILE = "config.json"
 SINGLE_WEIGHTS_FILE = "model.safetensors"
@@ -44,7 +45,8 @@ AUTO_TARGET = "auto"
 class _ModelConfig(BaseModel):
     """What we read of config.json."""
 
-    model_config = ConfigDict(extra="ignore")
+    # The rest is kept for unsupported_models.py to look at.
+    model_config = ConfigDict(extra="allow")
 
     architectures: list[str] | None = None
     model_type: str = ""
@@ -80,7 +82,9 @@ def inspect_model(store: ObjectStore, uri: str, lora: LoRA) -> BaseModelFacts:
     _require_files(uri, listed)
     config = _read_config(store, listed[CONFIG_FILE])
     architecture = _causal_architecture(uri, config)
+    refuse_unsupported_logits(uri, config.model_extra or {})
     tensors = _read_all_tensors(store, uri, listed)
+    refuse_attention_sinks(uri, tensors)
     vocabulary_size = _vocabulary_size(config, tensors)
     layers = linear_layers(tensors)
     files = tuple(

@@ -12,7 +12,6 @@ from pydantic import JsonValue
 CONFIG_NAME = "config.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
-CARD_NAME = "README.md"
 _TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 _TOKENIZER_NAMES = (
     "tokenizer.json",

@@ -35,9 +35,10 @@ from finetune_trainer.data.prepared import (
 from finetune_trainer.data.report import DataReport, Tally, build_report, describe_example
 from finetune_trainer.data.sources import LocalSource, fetch_sources
 from finetune_trainer.data.tokenization import TOKENIZER_FILES, ModelTokenizer, load_tokenizer
+from finetune_trainer.earlier_run import find_earlier_run, refuse_differences
 from finetune_trainer.errors import UserError
 from finetune_trainer.model_files import inspect_model, refuse_unfit_lengths
-from finetune_trainer.run_file import BaseModelFacts, DatasetFacts, RunFile, save_run_file
+from finetune_trainer.run_file import BaseModelFacts, DatasetFacts, RunFile, RunSettings, save_run_file
 from finetune_trainer.steps import StepPlan, decide_steps
 from finetune_trainer.storage import ObjectStore
 
@@ -77,6 +78,7 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
     spec, layout, stores = job.spec, job.layout, Stores()
     output = stores.open(spec.output.store)
     check_output(output, layout)
+    earlier = find_earlier_run(output, layout, spec.resume_from)
     model_store = stores.open(spec.model.store or spec.output.store)
     model = inspect_model(model_store, spec.model.source, spec.method.lora)
     _log_model(model)
@@ -88,8 +90,14 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
         manifest = _prepared(output, layout, digest, spec.dataset, inputs, work)
     plan = decide_steps(manifest.rows, spec.training)
     logger.info("the run has %d steps: %s", plan.total_steps, plan.explanation)
+    run_file = _run_file(job, model, manifest, plan)
+    if earlier is not None:
+        refuse_differences(earlier, run_file)
+        logger.info(
+            "training will go on from step %d of run %s", earlier.checkpoint.step, earlier.run_file.run
+        )
     _copy_report(output, layout, digest)
-    save_run_file(output, layout, _run_file(job, model, manifest, plan))
+    save_run_file(output, layout, run_file)
     return _message(model, manifest, plan)
 
 
@@ -251,6 +259,11 @@ def _run_file(job: JobFile, model: BaseModelFacts, manifest: PreparedManifest, p
         warmup_steps=plan.warmup_steps,
         chat_template=manifest.chat_template,
         mask_source=manifest.mask_source,
+        settings=RunSettings(
+            method=job.spec.method.model_dump(mode="json"),
+            seed=job.spec.training.seed,
+            global_batch_size=job.spec.training.global_batch_size,
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import faulthandler
 import importlib
 import logging
 import os
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING
 
 from finetune_api.reasons import FAILURE_CLASS_OF_EXIT_CODE
 from finetune_api.termination import TrainedFacts
-from finetune_trainer.errors import OutOfMemory
+from finetune_trainer.errors import StageError
 from finetune_trainer.job import load_job
 from finetune_trainer.logs import configure_logging
+from finetune_trainer.memory_errors import out_of_memory
 from finetune_trainer.stop_request import StopRequest
 from finetune_trainer.termination import failure_of
 from finetune_trainer.unused_packages import leave_out_unused_packages
@@ -33,12 +35,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger("finetune_trainer")
 
 _PR_SET_PDEATHSIG = 1
+# What gloo and NCCL say when the other end of a connection has gone.
+_SIGNS_OF_A_LOST_RANK = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "NCCL communicator was aborted",
+    "ncclRemoteError",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one rank; leave its result; return its exit code."""
     stop = StopRequest()
     stop.listen()
+    # The launcher asks for the stacks of a run that hangs. Written in C, so that a held GIL does not matter.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     _die_with_launcher()
     options = _parse(arguments)
     configure_logging()
@@ -60,7 +73,7 @@ def _run(job_path: Path, work: WorkDirectory, stop: StopRequest, rank: int) -> R
 
 
 def _failed(error: Exception, rank: int) -> RankResult:
-    known = out_of_memory(error) or error
+    known = error if isinstance(error, StageError) else out_of_memory(error) or error
     exit_code, message = failure_of(known)
     if known is error and exit_code == 1:
         logger.error("unexpected error\n%s", traceback.format_exc())
@@ -69,27 +82,19 @@ def _failed(error: Exception, rank: int) -> RankResult:
     return RankResult(
         rank=rank,
         exit_code=exit_code,
-        message=message.message
-        if exit_code in FAILURE_CLASS_OF_EXIT_CODE
-        else f"{type(error).__name__}: {error}",
+        message=message.message if exit_code in FAILURE_CLASS_OF_EXIT_CODE else describe_unexpected(error),
         step=message.step,
+        failed_rank=message.rank,
         ended=time.time(),
     )
 
 
-def out_of_memory(error: Exception) -> OutOfMemory | None:
-    """Recognise the ways in which torch says that memory is used up, on a GPU and on a CPU."""
+def describe_unexpected(error: Exception) -> str:
+    """Say what nobody understands, and apart from it that another rank is gone: that one knows why."""
     text = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
-        where, remedy = "The GPU's memory", ""
-    elif isinstance(error, MemoryError) or "can't allocate memory" in text:
-        where, remedy = "The pod's memory", " or raise spec.resources.memory"
-    else:
-        return None
-    return OutOfMemory(
-        f"{where} is used up ({text.splitlines()[0] if text else 'no detail'}). Lower "
-        f"spec.training.microBatchTokens, shorten rows with spec.dataset.preparation.maxLength{remedy}."
-    )
+    if any(sign in text for sign in _SIGNS_OF_A_LOST_RANK):
+        return f"it lost another rank, which knows why ({text.splitlines()[0]})"
+    return f"{type(error).__name__}: {text}"
 
 
 def _import_train() -> ModuleType:

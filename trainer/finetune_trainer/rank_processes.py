@@ -5,29 +5,39 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from finetune_trainer.cgroup import usable_cpus
+from finetune_trainer.placement import Placement, free_port
 
 logger = logging.getLogger(__name__)
 
 # Others of the gang notice a lost rank by its closed connections; whoever has not by then never will.
 _GRACE_AFTER_LOSS_SECONDS = 15.0
 _POLL_SECONDS = 0.1
-_LOOPBACK = "127.0.0.1"
+# faulthandler writes within milliseconds; what has not written by then is not scheduled at all.
+_STACKS_SECONDS = 1.0
+# The pod's environment lets any Hugging Face Trainer report progress. Ours reports more, and never from its own thread.
+_OWN_REPORTS_ONLY = {"DISABLE_KUBEFLOW_INTEGRATION": "TRUE"}
+# Letters of /proc/PID/stat of a process that will not move by itself. Source: proc(5).
+_IDLE_STATES = {
+    "T": "stopped by a signal",
+    "t": "stopped by a debugger",
+    "D": "waiting for a device or a disk",
+    "Z": "dead",
+}
 
 
 @dataclass(frozen=True)
 class RankEnd:
-    """How one rank's process ended; `code` as in subprocess: negative for a signal."""
+    """How one rank's process ended; `rank` over all pods, `code` as in subprocess: negative for a signal."""
 
     rank: int
     code: int
@@ -35,64 +45,102 @@ class RankEnd:
 
 
 class RankProcesses:
-    """All ranks of the pod."""
+    """All ranks of the pod, under the numbers that they have in the whole gang."""
 
-    def __init__(self, arguments: Sequence[str], world_size: int) -> None:
+    def __init__(
+        self, arguments: Sequence[str], placement: Placement, *, save_seconds: float | None = None
+    ) -> None:
         self._arguments = [sys.executable, *arguments]
-        self._world_size = world_size
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._placement = placement
+        self._save_seconds = save_seconds
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._printers: list[threading.Thread] = []
-        self._terminated = False
+        self._terminated_at: float | None = None
 
     def start(self) -> None:
         """Start one process a rank."""
-        port = _free_port() if self._world_size > 1 else 0
-        threads = max(1, usable_cpus() // self._world_size)
-        logger.info("starting %d training process(es) with %d thread(s) each", self._world_size, threads)
-        for rank in range(self._world_size):
-            environment = {**os.environ, **rank_environment(rank, self._world_size, port, threads)}
-            self._processes.append(self._spawn(rank, environment))
+        placement = self._placement
+        port = placement.master_port or (free_port() if placement.world_size > 1 else 0)
+        threads = max(1, usable_cpus() // placement.ranks_per_node)
+        logger.info(
+            "starting %d training process(es) of %d with %d thread(s) each",
+            placement.ranks_per_node,
+            placement.world_size,
+            threads,
+        )
+        for rank in placement.ranks:
+            environment = {**os.environ, **rank_environment(rank, placement, port, threads)}
+            self._processes[rank] = self._spawn(rank, environment)
 
     def terminate(self) -> None:
         """Pass SIGTERM on, once: the ranks finish their step and save. Safe to call from a signal handler."""
-        if self._terminated:
+        if self._terminated_at is not None:
             return
-        self._terminated = True
-        for process in self._processes:
+        self._terminated_at = time.monotonic()
+        for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End all at once: they have nothing to save yet."""
-        for process in self._processes:
+        """End all at once: they have nothing to save yet, or hang."""
+        for process in self._processes.values():
             process.kill()
             process.wait()
 
-    def wait(self) -> list[RankEnd]:
-        """Wait until all have ended; once one has failed, the others have little time left."""
-        deadline: float | None = None
-        while None in (codes := [process.poll() for process in self._processes]):
-            if deadline is None and any(codes):
-                deadline = time.monotonic() + _GRACE_AFTER_LOSS_SECONDS
-            if deadline is not None and time.monotonic() > deadline:
+    def wait(self, watch: Callable[[], None] = lambda: None) -> list[RankEnd]:
+        """Wait until all have ended; once one has failed or all were told to go, the others have little time left.
+
+        `watch` is called all the while; what it raises ends the wait, not the ranks.
+        """
+        lost_at: float | None = None
+        while None in (codes := [process.poll() for process in self._processes.values()]):
+            now = time.monotonic()
+            if lost_at is None and any(codes):
+                lost_at = now
+            if self._is_overdue(now, lost_at):
                 break
+            watch()
             time.sleep(_POLL_SECONDS)
         killed = self._kill_remaining()
-        for printer in self._printers:
-            printer.join(timeout=5)
+        self._finish_printing()
         return [
             RankEnd(rank, process.wait(), was_ended_by_us=rank in killed)
-            for rank, process in enumerate(self._processes)
+            for rank, process in self._processes.items()
         ]
 
+    def show_stacks(self) -> None:
+        """Have every rank write the stacks of its threads to the log."""
+        for process in self._processes.values():
+            process.send_signal(signal.SIGUSR1)
+        time.sleep(_STACKS_SECONDS)
+
+    def idle_states(self) -> dict[int, str]:
+        """Ranks whose process does not run, and why not."""
+        letters = {rank: _state_letter(process.pid) for rank, process in self._processes.items()}
+        return {rank: _IDLE_STATES[letter] for rank, letter in letters.items() if letter in _IDLE_STATES}
+
+    def _is_overdue(self, now: float, lost_at: float | None) -> bool:
+        if lost_at is not None and now > lost_at + _GRACE_AFTER_LOSS_SECONDS:
+            logger.warning("ending the ranks that did not end by themselves after another rank failed")
+            return True
+        if self._terminated_at is None or self._save_seconds is None:
+            return False
+        if now > self._terminated_at + self._save_seconds:
+            logger.warning("ending the ranks, which have not saved within %.0f s", self._save_seconds)
+            return True
+        return False
+
     def _kill_remaining(self) -> set[int]:
-        remaining = {rank for rank, process in enumerate(self._processes) if process.poll() is None}
+        remaining = {rank for rank, process in self._processes.items() if process.poll() is None}
         for rank in remaining:
-            logger.warning("ending rank %d, which did not end by itself after another rank failed", rank)
             self._processes[rank].kill()
         return remaining
 
+    def _finish_printing(self) -> None:
+        for printer in self._printers:
+            printer.join(timeout=5)
+
     def _spawn(self, rank: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        if self._world_size == 1:
+        if self._placement.ranks_per_node == 1:
             return subprocess.Popen(self._arguments, env=environment)
         process = subprocess.Popen(
             self._arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -104,24 +152,24 @@ class RankProcesses:
         return process
 
 
-def rank_environment(rank: int, world_size: int, port: int, threads: int) -> dict[str, str]:
+def rank_environment(rank: int, placement: Placement, port: int, threads: int) -> dict[str, str]:
     """The variables by which a rank knows its place. A single one gets none: torch then sets up no process group."""
     # Threads that wait by spinning burn the CPU quota that the others of a pod, or of a busy node, need.
-    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    if world_size > 1:
+    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **_OWN_REPORTS_ONLY}
+    if placement.world_size > 1:
         environment |= {
             "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world_size),
-            "LOCAL_WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": _LOOPBACK,
+            "LOCAL_RANK": str(rank - placement.ranks.start),
+            "WORLD_SIZE": str(placement.world_size),
+            "LOCAL_WORLD_SIZE": str(placement.ranks_per_node),
+            "MASTER_ADDR": placement.master_address,
             "MASTER_PORT": str(port),
-            # All ranks share the pod: its own name need not resolve, and no other network is touched.
-            "GLOO_SOCKET_IFNAME": "lo",
-            "NCCL_SOCKET_IFNAME": "lo",
             # torch remarks on every run that no parameter is unused; why it looks for them says training.py.
             "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
+    if placement.world_size > 1 and placement.nodes == 1:
+        # All ranks share the pod: its own name need not resolve, and no other network is touched.
+        environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     return environment
 
 
@@ -130,11 +178,13 @@ def process_arguments(job_path: Path) -> list[str]:
     return ["-m", "finetune_trainer.rank", "--job", str(job_path)]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _state_letter(pid: int) -> str:
+    """The process's state as the kernel tells it; empty where it is gone."""
+    try:
+        # The name in parentheses may hold spaces and parentheses of its own.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 def _print_prefixed(stream: IO[bytes], rank: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from finetune_api.base import ApiModel
 from finetune_api.layout import RunLayout
@@ -48,6 +48,14 @@ class DatasetFacts(ApiModel):
     longest_row_tokens: int
 
 
+class RunSettings(ApiModel):
+    """What of the job decides what the weights mean and which rows a step takes: resumeFrom compares it."""
+
+    method: dict[str, JsonValue]
+    seed: int
+    global_batch_size: int
+
+
 class RunFile(ApiModel):
     """Everything about a run that does not change between its attempts."""
 
@@ -63,6 +71,9 @@ class RunFile(ApiModel):
         description="The template the exported model carries: dataset.chatTemplate or the model's own."
     )
     mask_source: str = Field(description="How the learned tokens were found, as a sentence.")
+    settings: RunSettings | None = Field(
+        default=None, description="None in the file of a release that did not record them."
+    )
 
 
 def save_run_file(store: ObjectStore, layout: RunLayout, run_file: RunFile) -> None:

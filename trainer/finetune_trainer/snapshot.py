@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from peft import PeftModel
 from pydantic import JsonValue
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from finetune_api.base import ApiModel
 from finetune_trainer.adapters import SAFETENSORS_METADATA, save_adapter
@@ -100,18 +100,36 @@ def restore_optimizer(directory: Path, snapshot: TrainerSnapshot, live: LiveStat
         saved.setdefault(name, {})[field] = tensor
     state = live.optimizer.state_dict()
     state["state"] = {index: saved[name] for index, name in enumerate(_parameter_names(live))}
-    for group, learning_rate in zip(state["param_groups"], snapshot.group_learning_rates, strict=True):
-        group["lr"] = learning_rate
     live.optimizer.load_state_dict(state)
-    functions = [None] * len(state["param_groups"])
-    live.scheduler.load_state_dict({**snapshot.scheduler, "lr_lambdas": functions})
+    _restore_schedule(snapshot, live)
+
+
+def _restore_schedule(snapshot: TrainerSnapshot, live: LiveState) -> None:
+    """Go on at the checkpoint's step of this job's own schedule: after resumeFrom it may be another one."""
+    scheduler = live.scheduler
+    own = {"base_lrs": scheduler.base_lrs, "lr_lambdas": [None] * len(scheduler.base_lrs)}
+    scheduler.load_state_dict({**snapshot.scheduler, **own})
+    assert isinstance(scheduler, LambdaLR), "the schedules in use are functions of the step"
+    rates = [
+        float(base) * function(scheduler.last_epoch)
+        for base, function in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(live.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = list(rates)
+    if tuple(rates) != snapshot.group_learning_rates:
+        logger.info(
+            "the learning rate goes on at %g as this job's schedule has it; the checkpoint's run had %g here",
+            rates[0],
+            snapshot.group_learning_rates[0],
+        )
 
 
 # --- random numbers --------------------------------------------------------------------------------------------
 
 
-def save_random_state(directory: Path, gang: Gang) -> None:
-    """Write this rank's random number generators."""
+def encode_random_state(gang: Gang) -> bytes:
+    """This rank's random number generators as the bytes of their file: rank 0 writes those of all pods."""
     tensors = {"torch": torch.get_rng_state()}
     if gang.device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(gang.device)
@@ -120,7 +138,14 @@ def save_random_state(directory: Path, gang: Gang) -> None:
     assert gauss is None, "nothing in this program draws Gaussian numbers from the random module"
     _, numpy_words, position, *_ = cast(tuple[str, NumpyWords, int, int, float], np.random.get_state())
     tensors["numpy"] = torch.from_numpy(np.append(numpy_words.astype(np.int64), position))
-    save_file(tensors, _random_state_path(directory, gang.rank), metadata=SAFETENSORS_METADATA)
+    encoded: bytes = save(tensors, metadata=SAFETENSORS_METADATA)
+    return encoded
+
+
+def save_random_states(directory: Path, states: Sequence[bytes]) -> None:
+    """Write the generators of all ranks, in their order."""
+    for rank, state in enumerate(states):
+        _random_state_path(directory, rank).write_bytes(state)
 
 
 def restore_random_state(directory: Path, gang: Gang, snapshot: TrainerSnapshot) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune_api import names
 from finetune_api.reasons import FailureClass
 from finetune_api.termination import TerminationMessage
-from finetune_trainer.errors import OutOfMemory, StageError
+from finetune_trainer.errors import OutOfMemory, RankLost, StageError
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,14 @@ def failure_of(error: BaseException) -> tuple[int, TerminationMessage]:
     if isinstance(error, MemoryError):
         error = OutOfMemory("The pod's memory is used up. Raise the stage's memory in spec.resources.")
     if isinstance(error, StageError):
-        message = TerminationMessage(reason=error.failure_class, message=error.message, step=error.step)
+        message = TerminationMessage(
+            reason=error.failure_class, message=error.message, step=error.step, rank=error.rank
+        )
         return int(error.exit_code), message
+    if isinstance(error, RankLost):
+        text = f"{error.message} The log has the details."
+        return UNEXPECTED_EXIT_CODE, TerminationMessage(
+            reason=FailureClass.UNKNOWN, message=text, rank=error.rank
+        )
     text = f"Unexpected {type(error).__name__}: {error}. The log has the traceback."
     return UNEXPECTED_EXIT_CODE, TerminationMessage(reason=FailureClass.UNKNOWN, message=text)

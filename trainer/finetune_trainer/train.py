@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from peft import PeftModel
@@ -22,28 +23,36 @@ from finetune_trainer.callbacks.checkpointing import (
     RunIdentity,
     on_local_disk,
 )
+from finetune_trainer.callbacks.heartbeat import HeartbeatCallback
 from finetune_trainer.callbacks.metrics import MetricsCallback
 from finetune_trainer.callbacks.preemption import PreemptionCallback
 from finetune_trainer.callbacks.progress import ProgressCallback
+from finetune_trainer.checkpoints import download_checkpoint
 from finetune_trainer.data.batches import DataOrder
 from finetune_trainer.data.prepared import ROWS_FILE_NAME, PreparedRows
 from finetune_trainer.data.step_batches import StepBatches
+from finetune_trainer.earlier_run import layout_of_run
 from finetune_trainer.errors import Preempted
 from finetune_trainer.gang import Gang, join_gang, leave_gang
+from finetune_trainer.heartbeat import Heart, Phase
 from finetune_trainer.logs import quiet_libraries
+from finetune_trainer.memory_errors import naming_micro_batch
+from finetune_trainer.micro_batch_bound import MicroBatchBound, decide_micro_batch_bound
 from finetune_trainer.model import ComputePrecision, decide_precision, load_base_model
 from finetune_trainer.progress_reporter import ProgressEndpoint, ProgressReporter
+from finetune_trainer.run_file import RunFile
 from finetune_trainer.snapshot import TrainerSnapshot, load_snapshot
+from finetune_trainer.starting_point import checkpoint_report
 from finetune_trainer.stop_request import StopRequest
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.trained import commit_trained
 from finetune_trainer.training import FineTuneTrainer, StepMeter, training_arguments
-from finetune_trainer.work_directory import HandOver, WorkDirectory
+from finetune_trainer.work_directory import StartingPoint, WorkDirectory
 
 logger = logging.getLogger(__name__)
 
-# Enough to keep the device busy, little enough for the activations of a 7B model on a 40 GB GPU.
-_MICRO_BATCH_TOKENS = {"cuda": 4096, "cpu": 2048}
+# The operator gives up a gang whose pods do not all run in time; here is added what their ranks need to load torch.
+_LOADING_MARGIN = timedelta(minutes=5)
 # How far ahead the effective gradient accumulation is looked up for the report.
 _STEPS_LOOKED_AT = 100
 
@@ -54,21 +63,29 @@ class Attempt:
 
     job: JobFile
     work: WorkDirectory
-    hand_over: HandOver
+    run_file: RunFile
+    start: StartingPoint
     snapshot: TrainerSnapshot | None
     gang: Gang
     precision: ComputePrecision
     store: ObjectStore
+    heart: Heart
+
+    @property
+    def resumed_from(self) -> CheckpointReport | None:
+        """The checkpoint that this attempt goes on from."""
+        return checkpoint_report(self.job, self.start.checkpoint) if self.start.checkpoint else None
 
 
 def train(job: JobFile, work: WorkDirectory, stop: StopRequest) -> TrainedFacts:
     """Train from the launcher's checkpoint to the end of the run, and commit the adapter. Raises StageErrors."""
     attempt = join_attempt(job, work)
     model = load_model(attempt)
-    batches = plan_batches(attempt)
-    meter, checkpoints = StepMeter(), NewestCheckpoint(attempt.hand_over.resumed_from)
+    bound = decide_micro_batch_bound(job.spec.training, attempt.gang.device.type, job.memory_backoff)
+    batches = plan_batches(attempt, bound)
+    meter, checkpoints = StepMeter(), NewestCheckpoint(attempt.resumed_from)
     if len(batches) > 0:
-        run_steps(attempt, model, batches, meter, checkpoints, stop)
+        run_steps(attempt, model, batches, bound, meter, checkpoints, stop)
     facts = commit_result(attempt, model, meter, checkpoints)
     leave_gang(attempt.gang)
     return facts
@@ -89,20 +106,40 @@ class NewestCheckpoint:
 
 
 def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
-    """Read what the launcher settled and meet the other ranks."""
+    """Meet the other ranks, read what the launcher settled, and learn from rank 0 where to start."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     quiet_libraries()
+    gang_start = timedelta(seconds=job.spec.failure_policy.gang_start_timeout_seconds)
+    gang = join_gang(gang_start + _LOADING_MARGIN)
+    heart = Heart(work.heartbeat(gang.rank))
     hand_over = work.wait_for_hand_over()
-    gang = join_gang()
+    heart.enter(Phase.LOADING)
+    store = ObjectStore.open(job.spec.output.store)
+    told = gang.hear_leader("start", hand_over.start.model_dump_json() if hand_over.start else None)
+    start = StartingPoint.model_validate_json(told)
+    gang.do_together("start/files", lambda: bring_checkpoint(job, work, store, gang, start))
     return Attempt(
         job=job,
         work=work,
-        hand_over=hand_over,
-        snapshot=load_snapshot(work.resume) if hand_over.resumed_from else None,
+        run_file=hand_over.run_file,
+        start=start,
+        snapshot=load_snapshot(work.resume) if start.checkpoint else None,
         gang=gang,
         precision=decide_precision(job.spec.training.precision, gang.device.type),
-        store=ObjectStore.open(job.spec.output.store),
+        store=store,
+        heart=heart,
     )
+
+
+def bring_checkpoint(
+    job: JobFile, work: WorkDirectory, store: ObjectStore, gang: Gang, start: StartingPoint
+) -> None:
+    """Download the gang's checkpoint once a pod; in the first one the launcher has done it."""
+    if start.checkpoint is None or gang.local_rank != 0 or gang.is_leader:
+        return
+    layout = layout_of_run(job.layout, start.checkpoint.run)
+    logger.info("fetching the checkpoint of step %d, which rank 0 goes on from", start.checkpoint.step)
+    download_checkpoint(store, layout, start.checkpoint, work.resume)
 
 
 def load_model(attempt: Attempt) -> PeftModel:
@@ -110,7 +147,7 @@ def load_model(attempt: Attempt) -> PeftModel:
     spec, work = attempt.job.spec, attempt.work
     base = load_base_model(work.model, attempt.precision.weights, attempt.gang.device)
     set_seed(spec.training.seed)
-    facts = attempt.hand_over.run_file.model
+    facts = attempt.run_file.model
     model = add_adapter(base, spec.method.lora, facts.target_modules, spec.model.source)
     if attempt.snapshot is not None:
         restore_adapter(model, work.resume)
@@ -127,18 +164,20 @@ def load_model(attempt: Attempt) -> PeftModel:
     return model
 
 
-def plan_batches(attempt: Attempt) -> StepBatches:
+def plan_batches(attempt: Attempt, bound: MicroBatchBound) -> StepBatches:
     """Lay out what is left of the run."""
     training, gang = attempt.job.spec.training, attempt.gang
     rows = PreparedRows(attempt.work.data / ROWS_FILE_NAME)
+    if bound.halvings:
+        logger.info("%s, because earlier attempts ran out of memory", bound.describe())
     return StepBatches(
         rows=rows,
         order=DataOrder(len(rows), training.global_batch_size, training.seed),
         first_step=attempt.snapshot.step if attempt.snapshot else 0,
-        total_steps=attempt.hand_over.run_file.total_steps,
+        total_steps=attempt.run_file.total_steps,
         rank=gang.rank,
         world_size=gang.world_size,
-        micro_batch_tokens=training.micro_batch_tokens or _MICRO_BATCH_TOKENS[gang.device.type],
+        micro_batch_tokens=bound.tokens,
     )
 
 
@@ -146,6 +185,7 @@ def run_steps(
     attempt: Attempt,
     model: PeftModel,
     batches: StepBatches,
+    bound: MicroBatchBound,
     meter: StepMeter,
     checkpoints: NewestCheckpoint,
     stop: StopRequest,
@@ -158,7 +198,7 @@ def run_steps(
             attempt.job.spec.training,
             attempt.gang,
             total_steps=batches.total_steps,
-            warmup_steps=attempt.hand_over.run_file.warmup_steps,
+            warmup_steps=attempt.run_file.warmup_steps,
             autocast_bf16=attempt.precision.autocast_bf16,
             directory=attempt.work.root / "trainer",
         ),
@@ -170,7 +210,9 @@ def run_steps(
     )
     try:
         ensure_not_stopped(attempt, stop)
-        trainer.train()
+        longest_row_tokens = attempt.run_file.dataset.longest_row_tokens
+        with naming_micro_batch(bound, longest_row_tokens, lambda: int(trainer.state.global_step)):
+            trainer.train()
     finally:
         reporter.close()
     if meter.figures.step < batches.total_steps:
@@ -190,10 +232,10 @@ def build_callbacks(
 ) -> list[TrainerCallback]:
     """What happens beside the mathematics, in this order."""
     job, work, gang = attempt.job, attempt.work, attempt.gang
-    facts = attempt.hand_over.run_file
+    facts = attempt.run_file
     identity = RunIdentity(
         attempt=job.attempt,
-        incarnation=attempt.hand_over.incarnation,
+        incarnation=attempt.start.incarnation,
         model_digest=facts.model.digest,
         dataset_digest=facts.dataset.digest,
     )
@@ -204,6 +246,7 @@ def build_callbacks(
             CheckpointSink(attempt.store, job.layout, identity, job.spec.checkpoints.keep_last),
             gang,
             meter,
+            attempt.heart,
             directory=work.checkpoint,
             metrics=work.metrics,
             every_steps=job.spec.checkpoints.every_steps,
@@ -221,7 +264,7 @@ def build_callbacks(
         checkpoints.listeners.append(progress.note_checkpoint)
         callbacks.insert(0, MetricsCallback(work.metrics, meter, job.attempt))
         callbacks.append(progress)
-    return callbacks
+    return [*callbacks, HeartbeatCallback(attempt.heart)]
 
 
 def effective_settings(batches: StepBatches) -> EffectiveReport:
@@ -251,15 +294,16 @@ def commit_result(
     """Put the trained adapter into the store and declare training done."""
     work, layout = attempt.work, attempt.job.layout
     facts = TrainedFacts(
-        step=attempt.hand_over.run_file.total_steps,
+        step=attempt.run_file.total_steps,
         loss=meter.newest.loss if meter.newest else None,
         checkpoint_uri=checkpoints.report.uri if checkpoints.report else None,
     )
 
     def commit() -> None:
         attempt.store.upload_file(work.metrics, layout.metrics_uri)
-        commit_trained(attempt.store, layout, work.trained, facts, attempt.hand_over.incarnation)
+        commit_trained(attempt.store, layout, work.trained, facts, attempt.start.incarnation)
 
+    attempt.heart.enter(Phase.COMMITTING)
     attempt.gang.let_leader("trained/files", on_local_disk(lambda: save_adapter(model, work.trained)))
     attempt.gang.let_leader("trained/commit", commit)
     return facts

@@ -11,20 +11,26 @@ from typing import Literal
 
 from finetune_api import names
 from finetune_api.base import ApiModel
-from finetune_api.progress import CheckpointReport
 from finetune_api.termination import TrainedFacts
+from finetune_trainer.checkpoints import CheckpointManifest
 from finetune_trainer.run_file import RunFile
 
 _POLL_SECONDS = 0.02
 
 
+class StartingPoint(ApiModel):
+    """What the first pod's launcher settled for the whole gang."""
+
+    incarnation: int
+    checkpoint: CheckpointManifest | None
+
+
 class HandOver(ApiModel):
-    """`attempt.json`: what the launcher settled before the ranks start."""
+    """`attempt.json`: what the launcher settled before its ranks start. Only the first pod has a starting point."""
 
     schema_version: Literal[1] = 1
     run_file: RunFile
-    incarnation: int
-    resumed_from: CheckpointReport | None
+    start: StartingPoint | None
 
 
 class RankResult(ApiModel):
@@ -34,6 +40,8 @@ class RankResult(ApiModel):
     exit_code: int
     message: str
     step: int | None = None
+    # Where this rank's error was another one's.
+    failed_rank: int | None = None
     ended: float
     trained: TrainedFacts | None = None
 
@@ -82,6 +90,10 @@ class WorkDirectory:
     def rank_result(self, rank: int) -> Path:
         """A rank's file for the launcher."""
         return self._results / f"rank-{rank:05d}.json"
+
+    def heartbeat(self, rank: int) -> Path:
+        """Where a rank says what it is doing."""
+        return self._results / f"heartbeat-{rank:05d}.json"
 
     def clear_messages(self) -> None:
         """Forget what an earlier container of this pod left for launcher and ranks."""

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from finetune_api.generate.crd import build_crd
+from finetune_api.generate.crd import build_crd, build_root_schema
 from finetune_api.generate.reference import build_reference
 from finetune_api.generate.yaml_text import to_yaml
 
@@ -22,12 +22,10 @@ _CHART_KEEP = """  {{- if .Values.crds.keep }}
 
 def generated_files() -> dict[str, str]:
     """Every generated file: path relative to the repository's root → text."""
-    crd = build_crd()
-    text = to_yaml(crd)
-    root_schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    text = to_yaml(build_crd())
     return {
         "crds/finetunejobs.yaml": _BANNER + text,
-        "crds/README.md": build_reference(root_schema),
+        "crds/README.md": build_reference(build_root_schema()),
         "helm/finetune-operator/templates/crds/finetunejobs.yaml": _BANNER + _chart_template(text),
     }
 

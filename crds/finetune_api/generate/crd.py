@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from finetune_api import GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
 from finetune_api.base import CelRule
-from finetune_api.generate.schema import Schema, structural_schema
+from finetune_api.generate.changes import settled_rule, settled_rules
+from finetune_api.generate.schema import Schema, structural_schema, without_annotations
 from finetune_api.names import JOB_NAME_PATTERN, MAX_JOB_NAME_LENGTH
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec.dataset import SAME_REFERENCES
 from finetune_api.status import FineTuneJobStatus
 
 CRD_NAME = f"{PLURAL}.{GROUP}"
@@ -66,11 +68,12 @@ def _version() -> Schema:
             for name, type_, path, priority in _PRINTER_COLUMNS
         ],
         "selectableFields": [{"jsonPath": ".status.phase"}],
-        "schema": {"openAPIV3Schema": _root_schema()},
+        "schema": {"openAPIV3Schema": without_annotations(build_root_schema())},
     }
 
 
-def _root_schema() -> Schema:
+def build_root_schema() -> Schema:
+    """The schema of a FineTuneJob, with what only the field reference shows."""
     return {
         "type": "object",
         "description": "FineTuneJob fine-tunes a language model on your data and leaves the verified result in "
@@ -81,7 +84,7 @@ def _root_schema() -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": {
-                **structural_schema(FineTuneJobSpec),
+                **structural_schema(FineTuneJobSpec, "spec"),
                 "description": "spec says what is fine-tuned, on what, how, and where the result goes.",
             },
             "status": {
@@ -89,8 +92,15 @@ def _root_schema() -> Schema:
                 "description": "status is what the operator observed.",
             },
         },
-        "x-kubernetes-validations": [{"rule": _NAME_RULE.rule, "message": _NAME_RULE.message}],
+        "x-kubernetes-validations": [{"rule": rule.rule, "message": rule.message} for rule in _root_rules()],
     }
+
+
+def _root_rules() -> tuple[CelRule, ...]:
+    # Only here can a rule see the phase. Rules of this level are evaluated on every status write, too, whatever the
+    # spec: none of them may look at more of it than what an edit has changed.
+    references = (settled_rule(field, is_same) for field, is_same in SAME_REFERENCES)
+    return (_NAME_RULE, *settled_rules(FineTuneJobSpec), *references)
 
 
 def _status_schema() -> Schema:

@@ -6,34 +6,51 @@ beside properties. Source: "Structural schemas" in the Kubernetes CRD documentat
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from finetune_api.base import ApiModel, CelRule
+from finetune_api.base import AUTO, MESSAGE_KEY, OPTIONAL_KEY, UNWRITTEN_KEY, ApiModel, CelRule
+from finetune_api.generate.changes import immutability_rules, is_marked, wire_name
 
 Schema: TypeAlias = dict[str, Any]
 
-_DROPPED = (
-    "title",
-    "additionalProperties",
-    "propertyNames",
-    "patternProperties",
-    "const",
-    "examples",
-    "x-message",
+_DROPPED = frozenset(
+    {
+        "title",
+        "additionalProperties",
+        "propertyNames",
+        "patternProperties",
+        "const",
+        "examples",
+        "$defs",
+        MESSAGE_KEY,
+        OPTIONAL_KEY,
+    }
 )
 
 
-def structural_schema(model: type[ApiModel]) -> Schema:
-    """The schema of `model`, self-contained, with defaults, bounds and CEL rules."""
-    return _object_schema(model, model.model_json_schema(by_alias=True, mode="validation"))
+def structural_schema(model: type[ApiModel], path: str = "") -> Schema:
+    """The schema of `model`, self-contained, with defaults, bounds and CEL rules.
+
+    `path` is where the model stands in the resource; messages name fields by it. Defaults that are not written into
+    objects stand under UNWRITTEN_KEY, for the field reference: see `without_annotations`.
+    """
+    root = model.model_json_schema(by_alias=True, mode="validation")
+    return _Converter(root.get("$defs", {}), _models_by_name(model)).convert(root, model, path)
 
 
-def _object_schema(model: type[ApiModel], root: Schema) -> Schema:
-    definitions = root.get("$defs", {})
-    models = _models_by_name(model)
-    return _convert(root, definitions, models, models.get(root.get("title", "")))
+def without_annotations(schema: Schema) -> Schema:
+    """The schema as the API server takes it."""
+    return {key: _without_annotations(value) for key, value in schema.items() if key != UNWRITTEN_KEY}
+
+
+def _without_annotations(value: object) -> object:
+    if isinstance(value, dict):
+        return without_annotations(value)
+    return value
 
 
 def _models_by_name(model: type[ApiModel]) -> dict[str, type[ApiModel]]:
@@ -54,58 +71,85 @@ def _models_by_name(model: type[ApiModel]) -> dict[str, type[ApiModel]]:
     return found
 
 
-def _convert(
-    schema: Schema, definitions: Schema, models: dict[str, type[ApiModel]], model: type[ApiModel] | None
-) -> Schema:
-    schema, model = _resolved(schema, definitions, models, model)
-    result: Schema = {}
-    for key, value in schema.items():
-        if key == "properties":
-            result[key] = {
-                name: _property(_convert(child, definitions, models, None), model, name)
-                for name, child in value.items()
-            }
-        elif key == "items":
-            result[key] = _convert(value, definitions, models, None)
-        elif key not in _DROPPED and key != "$defs":
-            result[key] = value
-    _convert_map(schema, result, definitions, models)
-    _convert_exclusive_bounds(result)
-    _convert_pattern(schema, result)
-    if model is not None:
-        _add_rules(result, _rules_of(model))
-    if result.get("type") == "integer":
-        result.setdefault("format", "int64")
-    return dict(sorted(result.items()))
+@dataclass(frozen=True)
+class _Converter:
+    """Translates one node after the other; `models` are known by the names under which `definitions` hold them."""
+
+    definitions: Schema
+    models: dict[str, type[ApiModel]]
+
+    def convert(self, schema: Schema, model: type[ApiModel] | None, path: str) -> Schema:
+        schema, model = self._resolved(schema, model)
+        result = {key: value for key, value in schema.items() if key not in _DROPPED}
+        if "properties" in schema:
+            result["properties"] = self._properties(schema["properties"], model, path)
+        if "items" in schema:
+            result["items"] = self.convert(schema["items"], None, f"{path}[]")
+        self._convert_map(schema, result, path)
+        _convert_exclusive_bounds(result)
+        _convert_pattern(schema, result)
+        if model is not None:
+            _set_required(result, model)
+            _add_rules(result, (*model.cel_rules, *immutability_rules(model, path)))
+        if result.get("type") == "integer":
+            result.setdefault("format", "int64")
+        return dict(sorted(result.items()))
+
+    def _resolved(self, schema: Schema, model: type[ApiModel] | None) -> tuple[Schema, type[ApiModel] | None]:
+        """`schema` with references and null unions replaced by what they stand for; siblings (description …) win."""
+        while True:
+            siblings = {key: value for key, value in schema.items() if key not in ("$ref", "anyOf", "allOf")}
+            if "$ref" in schema:
+                name = schema["$ref"].rsplit("/", 1)[1]
+                model = self.models.get(name)
+                schema = {**self.definitions[name], **siblings}
+            elif "anyOf" in schema and "x-kubernetes-int-or-string" not in schema:
+                (only,) = [option for option in schema["anyOf"] if option.get("type") != "null"]
+                schema = {**only, **siblings}
+            else:
+                return schema, model
+
+    def _properties(self, properties: Schema, model: type[ApiModel] | None, path: str) -> Schema:
+        fields = (
+            {} if model is None else {wire_name(model, name): f for name, f in model.model_fields.items()}
+        )
+        return {
+            name: _with_default(self.convert(child, None, f"{path}.{name}".lstrip(".")), fields.get(name))
+            for name, child in properties.items()
+        }
+
+    def _convert_map(self, schema: Schema, result: Schema, path: str) -> None:
+        """A dict field: values keep their schema; what the keys must look like becomes a CEL rule."""
+        if schema.get("type") != "object" or "properties" in schema:
+            return
+        key_pattern, value_schema = _map_entries(schema)
+        if isinstance(value_schema, dict) and value_schema:
+            result["additionalProperties"] = self.convert(value_schema, None, f"{path}[]")
+        if key_pattern:
+            rule = CelRule(
+                f"self.all(key, key.matches(r'{key_pattern}'))",
+                "keys must be qualified names, such as example.com/name",
+            )
+            _add_rules(result, (rule,))
 
 
-def _resolved(
-    schema: Schema, definitions: Schema, models: dict[str, type[ApiModel]], model: type[ApiModel] | None
-) -> tuple[Schema, type[ApiModel] | None]:
-    """`schema` with references and null unions replaced by what they stand for; siblings such as description win."""
-    while True:
-        siblings = {key: value for key, value in schema.items() if key not in ("$ref", "anyOf", "allOf")}
-        if "$ref" in schema:
-            name = schema["$ref"].rsplit("/", 1)[1]
-            model = models.get(name)
-            schema = {**definitions[name], **siblings}
-        elif "anyOf" in schema and "x-kubernetes-int-or-string" not in schema:
-            (only,) = [option for option in schema["anyOf"] if option.get("type") != "null"]
-            if siblings.get("default", ...) is None:
-                del siblings["default"]
-            schema = {**only, **siblings}
-        else:
-            return schema, model
+def _map_entries(schema: Schema) -> tuple[str | None, object]:
+    patterns = schema.get("patternProperties", {})
+    if patterns:
+        ((key_pattern, value_schema),) = patterns.items()
+        return key_pattern, value_schema
+    return schema.get("propertyNames", {}).get("pattern"), schema.get("additionalProperties")
 
 
-def _property(schema: Schema, model: type[ApiModel] | None, name: str) -> Schema:
+def _with_default(schema: Schema, field: FieldInfo | None) -> Schema:
     """Gives a block its default: `{}` when every field keeps its own default, so that defaults stand in one place."""
-    if model is None:
+    default = schema.pop("default", None)
+    is_unwritten = schema.pop(UNWRITTEN_KEY, False)
+    if field is not None and isinstance(field.default, BaseModel):
+        default = _differences_from_defaults(field.default)
+    if default is None:
         return schema
-    field = next(f for key, f in model.model_fields.items() if (f.alias or key) == name)
-    if isinstance(field.default, BaseModel):
-        schema["default"] = _differences_from_defaults(field.default)
-    return schema
+    return dict(sorted({**schema, UNWRITTEN_KEY if is_unwritten else "default": default}.items()))
 
 
 def _differences_from_defaults(value: BaseModel) -> Schema:
@@ -113,23 +157,14 @@ def _differences_from_defaults(value: BaseModel) -> Schema:
     return {key: item for key, item in dumped.items() if item is not None}
 
 
-def _convert_map(
-    schema: Schema, result: Schema, definitions: Schema, models: dict[str, type[ApiModel]]
-) -> None:
-    """A dict field: values keep their schema; what the keys must look like becomes a CEL rule."""
-    if schema.get("type") != "object" or "properties" in schema:
-        return
-    patterns = schema.get("patternProperties", {})
-    if patterns:
-        ((key_pattern, value_schema),) = patterns.items()
-    else:
-        key_pattern = schema.get("propertyNames", {}).get("pattern")
-        value_schema = schema.get("additionalProperties")
-    if isinstance(value_schema, dict) and value_schema:
-        result["additionalProperties"] = _convert(value_schema, definitions, models, None)
-    if key_pattern:
-        rule = CelRule(f"self.all(key, key.matches(r'{key_pattern}'))", "keys must be qualified label names")
-        _add_rules(result, (rule,))
+def _set_required(result: Schema, model: type[ApiModel]) -> None:
+    """What the models require, but for what is filled in behind the API server."""
+    filled_in = {
+        wire_name(model, name) for name, field in model.model_fields.items() if is_marked(field, OPTIONAL_KEY)
+    }
+    required = [name for name in result.pop("required", []) if name not in filled_in]
+    if required:
+        result["required"] = required
 
 
 def _convert_exclusive_bounds(result: Schema) -> None:
@@ -142,26 +177,15 @@ def _convert_exclusive_bounds(result: Schema) -> None:
 
 def _convert_pattern(schema: Schema, result: Schema) -> None:
     """A pattern with a sentence of ours becomes a CEL rule: the API server's own message only quotes the expression."""
-    message = schema.get("x-message")
-    if message and "pattern" in result:
-        _add_rules(result, (CelRule(f"self.matches(r'{result.pop('pattern')}')", message),))
-
-
-def _rules_of(model: type[ApiModel]) -> tuple[CelRule, ...]:
-    return (*model.cel_rules, *(_immutability(model, name) for name in model.immutable_fields))
-
-
-def _immutability(model: type[ApiModel], name: str) -> CelRule:
-    field = model.model_fields[name]
-    wire_name = field.alias or name
-    same = f"self.{wire_name} == oldSelf.{wire_name}"
-    if field.default is None:
-        # `self == oldSelf` on an optional field is skipped when the field comes or goes: guard from the parent.
-        same = f"has(self.{wire_name}) == has(oldSelf.{wire_name}) && (!has(self.{wire_name}) || {same})"
-    return CelRule(
-        same,
-        f"{wire_name} is immutable: it defines the run; create another FineTuneJob, or delete and re-apply this one",
-    )
+    message = schema.get(MESSAGE_KEY)
+    if not message or "pattern" not in result:
+        return
+    pattern = result.pop("pattern")
+    if "x-kubernetes-int-or-string" in result:
+        rule = f"type(self) == int || self == '{AUTO}'"
+    else:
+        rule = f"self.matches(r'{pattern}')"
+    _add_rules(result, (CelRule(rule, message),))
 
 
 def _add_rules(schema: Schema, rules: tuple[CelRule, ...]) -> None:

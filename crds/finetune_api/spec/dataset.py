@@ -1,21 +1,26 @@
-"""`spec.dataset`: training rows, their format, and how they are prepared before a GPU is asked for."""
+"""`spec.dataset`: training rows and their format. How they are prepared stands in `preparation.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field, JsonValue, StringConstraints, WithJsonSchema
 
-from finetune_api.base import ApiModel, CelRule
+from finetune_api.base import MESSAGE_KEY, ApiModel, CelRule
+from finetune_api.spec.model import Revision
+from finetune_api.spec.preparation import Preparation
+from finetune_api.spec.references import TokenSecretRef
 from finetune_api.spec.store import Store
+from finetune_api.spec.uris import DATA_URI_PATTERN, cel_is_hub
 
-DATA_URI_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/\s]+)+|configMap://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9]+)$"
 InlineRow = Annotated[
     dict[str, JsonValue],
     WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True, "maxProperties": 16}),
 ]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+HubWord = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 
 
 class DataFormat(StrEnum):
@@ -23,7 +28,13 @@ class DataFormat(StrEnum):
 
     AUTO = "Auto"
     MESSAGES = "Messages"
+    SHARE_GPT = "ShareGPT"
+    ALPACA = "Alpaca"
+    PROMPT_COMPLETION = "PromptCompletion"
     INPUT_TARGET = "InputTarget"
+    DIALOGUE = "Dialogue"
+    TEXT = "Text"
+    CLASSIFICATION = "Classification"
 
 
 class LossOn(StrEnum):
@@ -33,28 +44,61 @@ class LossOn(StrEnum):
     ALL = "All"
 
 
-class Overlong(StrEnum):
-    """What happens to a row that is longer than `maxLength`."""
-
-    DROP = "Drop"
-    TRUNCATE = "Truncate"
-
-
-class InvalidRows(StrEnum):
-    """What happens when a row cannot be used."""
-
-    FAIL = "Fail"
-    DROP = "Drop"
-
-
 class ColumnMapping(ApiModel):
-    """Names of the columns of an InputTarget source, where they are not the usual ones."""
+    """Names of a source's columns, where they are not the usual ones of its format."""
 
-    input: ColumnName = Field(
-        description="input is the column with the user's text. Default names tried: input_text, question, query."
+    input: ColumnName | None = Field(
+        default=None,
+        description="input is the column with the user's text, of InputTarget and Alpaca. Default: input_text, question or query; input for Alpaca.",
     )
-    target: ColumnName = Field(
-        description="target is the column with the answer. Default names tried: target_text, answer, response."
+    target: ColumnName | None = Field(
+        default=None,
+        description="target is the column with the answer, of InputTarget. Default: target_text, answer or response.",
+    )
+    instruction: ColumnName | None = Field(
+        default=None,
+        description="instruction is the column with the task, of Alpaca. Default: instruction.",
+    )
+    output: ColumnName | None = Field(
+        default=None, description="output is the column with the answer, of Alpaca. Default: output."
+    )
+    history: ColumnName | None = Field(
+        default=None,
+        description="history is the column with earlier turns, a list of [question, answer], of Alpaca. Default: history.",
+    )
+    prompt: ColumnName | None = Field(
+        default=None,
+        description="prompt is the column with the text that is given, of PromptCompletion. Default: prompt.",
+    )
+    completion: ColumnName | None = Field(
+        default=None,
+        description="completion is the column with the text that is learned, of PromptCompletion. Default: completion.",
+    )
+    messages: ColumnName | None = Field(
+        default=None,
+        description="messages is the column with the list of turns, of Messages, ShareGPT and Dialogue. "
+        "Default: messages; conversations for ShareGPT; dialogue_sequence or conversations for Dialogue.",
+    )
+    system: ColumnName | None = Field(
+        default=None,
+        description="system is the column with the row's own system message. Default: system, where a row has it.",
+    )
+    text: ColumnName | None = Field(
+        default=None,
+        description="text is the column with the text, of Text, Classification and Dialogue. Default: text.",
+    )
+    label: ColumnName | None = Field(
+        default=None,
+        description="label is the column with the class, of Classification. Default: label.",
+    )
+
+
+def _column_rule(column: str, *formats: str) -> CelRule:
+    named = ", ".join(f"'{name}'" for name in ("Auto", *formats))
+    listed = " and ".join(formats)
+    return CelRule(
+        f"!has(self.columns) || !has(self.columns.{column}) || self.format in [{named}]",
+        f"columns.{column} is read by format {listed} only: set that format or remove columns.{column}",
     )
 
 
@@ -66,25 +110,72 @@ class DataSource(ApiModel):
             "has(self.source) != has(self.inline)",
             "set exactly one of dataset source and inline: source for rows in a file, inline for a handful of rows in this object",
         ),
+        CelRule(
+            f"!(has(self.split) || has(self.subset) || has(self.revision)) || (has(self.source) && {cel_is_hub('self.source')})",
+            "split, subset and revision belong to a data set of a hub, but source is not hf:// or modelscope://: remove them",
+        ),
+        CelRule(
+            f"!has(self.tokenSecretRef) || (has(self.source) && {cel_is_hub('self.source')})",
+            "tokenSecretRef is for a hub, but source is not hf:// or modelscope://: remove tokenSecretRef",
+        ),
+        CelRule(
+            "!has(self.store) || (has(self.source) && self.source.startsWith('s3://'))",
+            "store is for an s3:// source, but source is none: remove store",
+        ),
+        _column_rule("input", "InputTarget", "Alpaca"),
+        _column_rule("target", "InputTarget"),
+        _column_rule("instruction", "Alpaca"),
+        _column_rule("output", "Alpaca"),
+        _column_rule("history", "Alpaca"),
+        _column_rule("prompt", "PromptCompletion"),
+        _column_rule("completion", "PromptCompletion"),
+        _column_rule("messages", "Messages", "ShareGPT", "Dialogue"),
+        _column_rule(
+            "system", "Messages", "ShareGPT", "Alpaca", "PromptCompletion", "InputTarget", "Dialogue"
+        ),
+        _column_rule("text", "Text", "Classification", "Dialogue"),
+        _column_rule("label", "Classification"),
     )
 
     source: Annotated[str, StringConstraints(pattern=DATA_URI_PATTERN, max_length=1024)] | None = Field(
         default=None,
         json_schema_extra={
-            "x-message": "dataset source must be s3://bucket/key or configMap://name/key, such as s3://data/support.jsonl"
+            MESSAGE_KEY: "dataset source must be s3://bucket/key, hf://org/name, modelscope://org/name, pvc://claim/path or "
+            "configMap://name/key, such as s3://data/support.jsonl"
         },
-        description="source is s3://bucket/key of a .jsonl or .json file (.gz accepted), or configMap://name/key in the job's namespace.",
+        description="source of rows: s3://bucket/key, pvc://claim/path or configMap://name/key of a .jsonl or .json file (.gz accepted), or "
+        "a data set of a hub, hf://org/name or modelscope://org/name. Claims and ConfigMaps are of the job's namespace.",
     )
     inline: Annotated[list[InlineRow], Field(min_length=1, max_length=256)] | None = Field(
         default=None, description="inline holds the rows themselves, at most 256: for first steps and tests."
     )
     format: DataFormat = Field(
         default=DataFormat.AUTO,
-        description="format of the rows: Messages ({messages: [{role, content}]}), InputTarget ({input_text, target_text} and the like), "
+        description="format of the rows: Messages ({messages: [{role, content}]}), ShareGPT ({conversations: [{from, value}]}), Alpaca "
+        "({instruction, input, output}), PromptCompletion ({prompt, completion}), InputTarget ({input_text, target_text} and the like), "
+        "Dialogue (turns marked by speaker, as in `用户:…` and `助手:…`), Text ({text}, learned whole), Classification ({text, label}), "
         "or Auto: recognised from the first row, with an explanation in the report. Default: Auto.",
     )
     columns: ColumnMapping | None = Field(
-        default=None, description="columns maps other column names of an InputTarget source."
+        default=None, description="columns names the columns that are not called as the format expects."
+    )
+    split: HubWord | None = Field(
+        default=None, description="split of a hub's data set, such as train. Default: train."
+    )
+    subset: HubWord | None = Field(
+        default=None, description="subset (configuration) of a hub's data set. Default: the only one."
+    )
+    revision: Revision | None = Field(
+        default=None,
+        description="revision of a hub's data set: a branch, a tag or, best, a commit. Default: the hub's main branch.",
+    )
+    token_secret_ref: TokenSecretRef | None = Field(
+        default=None,
+        description="tokenSecretRef names the Secret with the hub's token, for gated and private data sets.",
+    )
+    weight: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=1.0,
+        description="weight: how often each row is seen in an epoch, on average: 2 twice, 0.5 every other time. Training sources only. Default: 1.",
     )
     max_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
         default=None, description="maxRows takes only the first rows: for a first small run. Default: all."
@@ -92,32 +183,134 @@ class DataSource(ApiModel):
     store: Store | None = Field(default=None, description="store of an s3:// source. Default: output.store.")
 
 
-class Preparation(ApiModel):
-    """What is done to the rows on a CPU pod before training."""
+class Validation(ApiModel):
+    """Rows that are not trained on: they say when to stop and which checkpoint is best."""
 
-    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(
-        default=1024,
-        description="maxLength is the longest row in tokens; it must not exceed the model's context. Default: 1024.",
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            "has(self.fraction) != has(self.sources)",
+            "set exactly one of validation.fraction and validation.sources: fraction splits the training rows, sources brings rows of its own",
+        ),
+        CelRule(
+            "!has(self.sources) || self.sources.all(source, source.weight == 1.0)",
+            "weight says how often training rows are seen and has no place in validation.sources: remove weight",
+        ),
     )
-    overlong: Overlong = Field(
-        default=Overlong.DROP,
-        description="overlong: Drop leaves longer rows out, Truncate cuts them at maxLength. Both are counted in the report. Default: Drop.",
+
+    fraction: Annotated[float, Field(gt=0, le=0.5)] | None = Field(
+        default=None,
+        description="fraction of the training rows that is kept apart, chosen by training.seed. Immutable.",
     )
-    invalid_rows: InvalidRows = Field(
-        default=InvalidRows.FAIL,
-        description="invalidRows: Fail ends the job at the first row that cannot be used, naming it; Drop leaves such rows out and counts them. Default: Fail.",
+    sources: Annotated[list[DataSource], Field(min_length=1, max_length=16)] | None = Field(
+        default=None,
+        description="sources of validation rows, instead of fraction. Immutable but for references.",
+    )
+
+
+# What of a source makes its rows, with CEL for "nothing" of the same type; the rest is how it is reached.
+_MAKES_ROWS = {
+    "source": "''",
+    "inline": "[]",
+    "format": "''",
+    "columns": None,
+    "split": "''",
+    "subset": "''",
+    "revision": "''",
+    "weight": "1.0",
+    "maxRows": "0",
+}
+_IS_REFERENCE = {"store": None, "tokenSecretRef": None}
+
+
+def _same_in_all(new: str, old: str, fields: Mapping[str, str | None]) -> str:
+    """CEL: whether two lists of sources have the same `fields`, source by source."""
+    return " && ".join(
+        f"{new}.map(source, {_value_or(field, nothing)}) == {old}.map(source, {_value_or(field, nothing)})"
+        for field, nothing in fields.items()
+    )
+
+
+def _value_or(field: str, nothing: str | None) -> str:
+    if nothing is None:
+        return f"has(source.{field}) ? [source.{field}] : []"
+    return f"has(source.{field}) ? source.{field} : {nothing}"
+
+
+def _same_if_any(path: str, fields: Mapping[str, str | None]) -> str:
+    """CEL: the same for lists at the end of a path of which nothing need be there."""
+    new, old = f"self{path}", f"oldSelf{path}"
+    return f"has({new}) == has({old}) && (!has({new}) || ({_same_in_all(new, old, fields)}))"
+
+
+def _same_validation(prefix: str, fields: Mapping[str, str | None]) -> str:
+    path = f"{prefix}.validation"
+    new, old = f"self{path}", f"oldSelf{path}"
+    return f"has({new}) == has({old}) && (!has({new}) || ({_same_if_any(path + '.sources', fields)}))"
+
+
+# References of the sources may change while nothing runs: field → CEL at the resource's root, where the phase is seen.
+SAME_REFERENCES = (
+    (
+        "store and tokenSecretRef of dataset.train",
+        _same_in_all("self.spec.dataset.train", "oldSelf.spec.dataset.train", _IS_REFERENCE),
+    ),
+    (
+        "store and tokenSecretRef of dataset.validation.sources",
+        _same_validation(".spec.dataset", _IS_REFERENCE),
+    ),
+    ("store and tokenSecretRef of dataset.test", _same_if_any(".spec.dataset.test", _IS_REFERENCE)),
+)
+
+
+def _immutable(block: str, rule: str) -> CelRule:
+    return CelRule(
+        rule,
+        f"dataset.{block} is immutable but for store and tokenSecretRef: it defines the run; create another FineTuneJob, or delete and "
+        "re-apply this one",
     )
 
 
 class Dataset(ApiModel):
     """The data the model is tuned on."""
 
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            "!has(self.test) || self.test.all(source, source.weight == 1.0)",
+            "weight says how often training rows are seen and has no place in dataset.test: remove weight",
+        ),
+        CelRule(
+            "!has(self.preparation.balance) || self.train.all(source, source.format in ['Auto', 'Classification'])",
+            "preparation.balance evens out classes, so the format of every dataset.train source must be Classification or Auto: "
+            "change format or remove balance",
+        ),
+        _immutable("train", _same_in_all("self.train", "oldSelf.train", _MAKES_ROWS)),
+        _immutable(
+            "validation",
+            "(!has(self.validation) || !has(oldSelf.validation) || "
+            "has(self.validation.fraction) == has(oldSelf.validation.fraction) && "
+            "(!has(self.validation.fraction) || self.validation.fraction == oldSelf.validation.fraction)) && "
+            + _same_validation("", _MAKES_ROWS),
+        ),
+        _immutable("test", _same_if_any(".test", _MAKES_ROWS)),
+    )
+    immutable_fields: ClassVar[tuple[str, ...]] = ("preparation", "system_prompt", "chat_template", "loss_on")
+
     train: Annotated[list[DataSource], Field(min_length=1, max_length=32)] = Field(
-        description="train lists the sources of training rows; their rows are put together. Immutable."
+        description="train lists the sources of training rows; their rows are put together. Immutable but for references."
+    )
+    validation: Validation | None = Field(
+        default=None,
+        description="validation rows are not trained on: their loss is reported, stops the run early where training.earlyStopping says so, "
+        "and chooses the checkpoint of output.export: Best. Default: none. Immutable but for references.",
+    )
+    test: Annotated[list[DataSource], Field(min_length=1, max_length=16)] | None = Field(
+        default=None,
+        description="test lists the sources of rows that only evaluation sees. Default: none; evaluation then takes the validation rows. "
+        "Immutable but for references.",
     )
     preparation: Preparation = Field(
         default=Preparation(),
-        description="preparation says how rows are checked and cut before training. Immutable.",
+        description="preparation says how rows are cleaned, checked and cut before training. Immutable.",
     )
     system_prompt: Annotated[str, StringConstraints(min_length=1, max_length=16_384)] | None = Field(
         default=None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, ClassVar
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator
 
-from finetune_api.base import ApiModel
+from finetune_api.base import MESSAGE_KEY, ApiModel, CelRule
 
 # Tuning of libraries, never loading of code (LD_PRELOAD, PYTHONPATH), never a path that is executed or trusted.
 ALLOWED_VARIABLES = (
@@ -15,16 +16,37 @@ ALLOWED_VARIABLES = (
     r"TRANSFORMERS_VERBOSITY|HF_(ENDPOINT|HUB_DOWNLOAD_TIMEOUT|HUB_ETAG_TIMEOUT)|TZ|LANG|LC_ALL|"
     r"(HTTP|HTTPS|NO)_PROXY|(http|https|no)_proxy)$"
 )
-# These make a library load code or open a file of the user's choice.
-FORBIDDEN_VARIABLES = r"^(NCCL_(NET_PLUGIN|TUNER_PLUGIN|PROFILER_PLUGIN|TOPO_FILE|CONF_FILE|.*_DUMP_FILE|DEBUG_FILE)|UCX_MODULE_DIR|FI_PROVIDER_PATH)$"
+# The families above have members that make the library load code, or read or write a file of the user's choice: they
+# all say so in their names, also those of versions to come.
+FORBIDDEN_VARIABLES = r"PLUGIN|FILE|LIBRARY|PRELOAD|_LIB(_|$)|_PATH|_DIR(_|$)|_DEST(_|$)"
+
+_ALLOWED_MESSAGE = (
+    "env name must be of the allow-list: NCCL_*, GLOO_*, UCX_*, FI_*, TORCH_NCCL_*, TORCH_DISTRIBUTED_*, PYTORCH_CUDA_ALLOC_CONF, "
+    "OMP_NUM_THREADS, MKL_NUM_THREADS, HF_ENDPOINT, HTTP_PROXY, HTTPS_PROXY, NO_PROXY, TZ, LANG and the like; remove it"
+)
+_FORBIDDEN_MESSAGE = "env name belongs to a variable by which a library loads code or opens a file of one's choice, which is not allowed: remove it"
 
 
 class EnvironmentVariable(ApiModel):
     """One variable. Values are public: they stand in the pod's spec."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=128)] = Field(
-        description="name, of the allow-list: NCCL_*, GLOO_*, UCX_*, FI_* and the like, thread counts, proxies, HF_ENDPOINT, TZ, LANG."
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(f"!self.name.matches(r'{FORBIDDEN_VARIABLES}')", _FORBIDDEN_MESSAGE),
+    )
+
+    name: Annotated[str, StringConstraints(pattern=ALLOWED_VARIABLES, min_length=1, max_length=128)] = Field(
+        json_schema_extra={MESSAGE_KEY: _ALLOWED_MESSAGE},
+        description="name, of the allow-list: NCCL_*, GLOO_*, UCX_*, FI_* and the like, thread counts, proxies, HF_ENDPOINT, TZ, LANG; "
+        "none that names a plugin, a library or a file.",
     )
     value: Annotated[str, StringConstraints(max_length=4096)] = Field(
         description="value, plain. Secrets do not belong here: name them by a secret reference."
     )
+
+    @field_validator("name")
+    @classmethod
+    def _refuse_forbidden_names(cls, name: str) -> str:
+        # The API server evaluates the rule above; this holds where the resource came by another way.
+        if re.search(FORBIDDEN_VARIABLES, name):
+            raise ValueError(_FORBIDDEN_MESSAGE)
+        return name

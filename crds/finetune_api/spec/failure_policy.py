@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,14 @@ class OnOutOfMemory(StrEnum):
 
 class FailurePolicy(ApiModel):
     """How often a run is taken up again, and its time limits."""
+
+    # The deadlines can be changed at any time: they are the operator's to watch.
+    settled_fields: ClassVar[tuple[str, ...]] = (
+        "max_restarts",
+        "on_out_of_memory",
+        "stall_timeout_seconds",
+        "gang_start_timeout_seconds",
+    )
 
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=3,
@@ -45,10 +53,10 @@ class FailurePolicy(ApiModel):
     pending_deadline_seconds: Seconds | None = Field(
         default=None,
         description="pendingDeadlineSeconds that the job may wait for a pod to start; time in a queue or suspended is not counted. "
-        "Default: none.",
+        "Default: none. Can be changed at any time.",
     )
     active_deadline_seconds: Seconds | None = Field(
         default=None,
         description="activeDeadlineSeconds that the job's pods may run, all attempts together; training saves a checkpoint before it "
-        "ends. Default: none.",
+        "ends. Default: none. Can be changed at any time.",
     )

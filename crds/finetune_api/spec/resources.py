@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import ApiModel, ObjectName, Quantity
+from finetune_api.base import MESSAGE_KEY, ApiModel, CelRule, ObjectName, Quantity
 
 LabelKey = Annotated[
     str,
@@ -18,6 +18,13 @@ LabelKey = Annotated[
 ]
 LabelValue = Annotated[
     str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)
+]
+# Extended resources always have a domain: without one Kubernetes means its own (cpu, memory, hugepages).
+ResourceName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=317
+    ),
 ]
 
 
@@ -38,6 +45,21 @@ class TaintEffect(StrEnum):
 
 class Toleration(ApiModel):
     """A taint that the pods may be scheduled on, as in a Pod."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            "self.operator == 'Exists' || has(self.key)",
+            "tolerations: without key, operator must be Exists, which tolerates every taint: set key, or operator: Exists",
+        ),
+        CelRule(
+            "self.operator == 'Equal' || !has(self.value)",
+            "tolerations: operator Exists matches any value: remove value, or set operator: Equal",
+        ),
+        CelRule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerations: tolerationSeconds is for effect NoExecute: set that effect or remove tolerationSeconds",
+        ),
+    )
 
     key: LabelKey | None = Field(
         default=None, description="key of the taint. Without it, with operator Exists, every taint."
@@ -67,9 +89,30 @@ class StageResources(ApiModel):
 class Resources(ApiModel):
     """What the pods ask for. The train stage's own figures stand at the top level."""
 
-    gpu_resource_name: LabelKey = Field(
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            "!has(self.extended) || !(self.gpuResourceName in self.extended)",
+            "resources.extended names resources.gpuResourceName, whose number is parallelism.gpusPerNode: remove it from extended",
+        ),
+        CelRule(
+            # The block's default `{}` is held to its rules before its own defaults are filled in.
+            "!has(self.sharedMemory) || quantity(string(self.sharedMemory)).compareTo(quantity(string(self.memory))) < 0",
+            "resources.sharedMemory counts in resources.memory and must be smaller: raise memory or lower sharedMemory",
+        ),
+    )
+
+    gpu_resource_name: ResourceName = Field(
         default="nvidia.com/gpu",
+        json_schema_extra={
+            MESSAGE_KEY: "resources.gpuResourceName must be an extended resource with its domain, such as nvidia.com/gpu"
+        },
         description="gpuResourceName is the extended resource that counts GPUs. Default: nvidia.com/gpu.",
+    )
+    extended: (
+        Annotated[dict[ResourceName, Annotated[int, Field(ge=1, le=1024)]], Field(max_length=8)] | None
+    ) = Field(
+        default=None,
+        description="extended resources of each train pod beside GPUs, such as rdma/hca: 1 or vpc.amazonaws.com/efa: 4. Default: none.",
     )
     cpu: Quantity = Field(default="4", description="cpu requested by the train pod, in cores. Default: 4.")
     memory: Quantity = Field(
@@ -85,16 +128,29 @@ class Resources(ApiModel):
         description="sharedMemory is the size of /dev/shm. It counts in the memory limit. Default: 2Gi.",
     )
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] | None = Field(
-        default=None, description="nodeSelector restricts the train pod to nodes with these labels."
+        default=None,
+        description="nodeSelector restricts the train pods to nodes with these labels. Default: none.",
     )
     tolerations: Annotated[list[Toleration], Field(max_length=32)] | None = Field(
-        default=None, description="tolerations of the train pod."
+        default=None,
+        description="tolerations of the train pods: taints of nodes that they may run on. Default: none.",
+    )
+    topology_key: LabelKey | None = Field(
+        default=None,
+        description="topologyKey is a node label, such as topology.kubernetes.io/zone or a rack's: all train pods of an attempt run on nodes that "
+        "have the same value of it. No effect with parallelism.nodes 1. Default: none.",
     )
     priority_class_name: ObjectName | None = Field(
-        default=None, description="priorityClassName of the train pod."
+        default=None, description="priorityClassName of the train pod. Default: the cluster's."
     )
-    prepare: StageResources = Field(default=StageResources(), description="prepare sizes the prepare pod.")
+    runtime_class_name: ObjectName | None = Field(
+        default=None, description="runtimeClassName of the train pod, such as nvidia. Default: the node's."
+    )
+    prepare: StageResources = Field(
+        default=StageResources(),
+        description="prepare sizes the pod that fetches, checks and tokenises the data.",
+    )
     export: StageResources = Field(
         default=StageResources(cpu="2", memory="8Gi", ephemeral_storage="50Gi"),
-        description="export sizes the export pod.",
+        description="export sizes the pod that merges, verifies and uploads the model; memory and ephemeralStorage grow with the model.",
     )

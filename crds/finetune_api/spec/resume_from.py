@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import ApiModel
+from finetune_api.base import MESSAGE_KEY, ApiModel
 
 RUN_ID_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?-[0-9a-f]{8}$"
 
@@ -16,7 +16,7 @@ class ResumeFrom(ApiModel):
 
     run: Annotated[str, StringConstraints(pattern=RUN_ID_PATTERN, max_length=51)] = Field(
         json_schema_extra={
-            "x-message": "resumeFrom.run must be <name>-<first eight of the uid>, the name of a folder below <output.uri>/runs/"
+            MESSAGE_KEY: "resumeFrom.run must be <name>-<first eight of the uid>, the name of a folder below <output.uri>/runs/"
         },
         description="run is the name of its folder below <output.uri>/runs/: <name>-<first eight characters of its uid>. Immutable.",
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import ApiModel, ObjectName
+from finetune_api.base import MESSAGE_KEY, ApiModel, CelRule
+from finetune_api.spec.references import CABundleRef, SecretRef
 
 
 class Addressing(StrEnum):
@@ -25,17 +26,15 @@ class Checksums(StrEnum):
     WHEN_REQUIRED = "WhenRequired"
 
 
-class SecretRef(ApiModel):
-    """A Secret of the job's namespace."""
-
-    name: ObjectName = Field(
-        description="name of a Secret in the job's namespace. Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, "
-        "for temporary credentials, AWS_SESSION_TOKEN. It is mounted as files, never copied."
-    )
-
-
 class Store(ApiModel):
     """An S3-compatible object store."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            "!has(self.caBundleRef) || (has(self.endpoint) && self.endpoint.startsWith('https://'))",
+            "store.caBundleRef is for a store.endpoint that begins with https://: set such an endpoint or remove caBundleRef",
+        ),
+    )
 
     endpoint: (
         Annotated[
@@ -45,7 +44,7 @@ class Store(ApiModel):
     ) = Field(
         default=None,
         json_schema_extra={
-            "x-message": "store.endpoint must be a URL of scheme, host and port, such as https://s3.example.com:9000"
+            MESSAGE_KEY: "store.endpoint must be a URL of scheme, host and port, such as https://s3.example.com:9000"
         },
         description="endpoint is the store's URL, such as https://s3.example.com. Without it, AWS's own endpoint for the region.",
     )
@@ -62,6 +61,11 @@ class Store(ApiModel):
         default=Checksums.WHEN_SUPPORTED,
         description="checksums: WhenSupported sends a CRC32 with every upload; WhenRequired is for older stores that "
         "refuse checksum headers. Default: WhenSupported.",
+    )
+    ca_bundle_ref: CABundleRef | None = Field(
+        default=None,
+        description="caBundleRef names a ConfigMap with the certificates that an https:// endpoint is checked against. "
+        "Default: the image's public authorities.",
     )
     credentials_secret_ref: SecretRef | None = Field(
         default=None,

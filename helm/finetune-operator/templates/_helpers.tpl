@@ -50,28 +50,12 @@ app.kubernetes.io/component: operator
 {{- end }}
 {{- end }}
 
-{{- /* What the operator does to FineTuneJobs and their children, where it watches. */}}
-{{- define "finetune-operator.jobRules" -}}
-- apiGroups: [finetune.dev]
-  resources: [finetunejobs]
-  verbs: [get, list, watch]
-- apiGroups: [finetune.dev]
-  resources: [finetunejobs/status]
-  verbs: [update]
-# Owner references with blockOwnerDeletion need it where OwnerReferencesPermissionEnforcement is on.
-- apiGroups: [finetune.dev]
-  resources: [finetunejobs/finalizers]
-  verbs: [update]
-- apiGroups: [batch]
-  resources: [jobs]
-  verbs: [get, list, watch, create, delete]
-- apiGroups: [""]
-  resources: [pods]
-  verbs: [list, watch]
-- apiGroups: [""]
-  resources: [configmaps]
-  verbs: [get, create, patch, delete]
-- apiGroups: [""]
-  resources: [events]
-  verbs: [create, list]
+{{- /* TokenReview needs a ClusterRole, which the namespaced mode does without. */}}
+{{- define "finetune-operator.progressAuthentication" -}}
+{{- default (ternary "Jwt" "TokenReview" (not (empty .Values.watchNamespaces))) .Values.progress.authentication }}
+{{- end }}
+
+{{- /* Whether the operator needs any right beyond namespaces: "true" or nothing. */}}
+{{- define "finetune-operator.needsClusterRole" -}}
+{{- if or (not .Values.watchNamespaces) (eq (include "finetune-operator.progressAuthentication" .) "TokenReview") }}true{{ end }}
 {{- end }}

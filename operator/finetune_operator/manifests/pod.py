@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from finetune_api import names
 from finetune_api.names import Stage
-from finetune_api.spec import FineTuneJobSpec
-from finetune_operator.job_resource import FineTuneJob
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.manifests.environment import build_environment
+from finetune_operator.manifests.placement import build_placement
 from finetune_operator.manifests.resources import build_resources
 from finetune_operator.manifests.volumes import build_mounts, build_volumes, list_volumes
+from finetune_operator.manifests.wanted import WantedAttempt
 from finetune_operator.settings import PodSettings
 
 USER_ID = 65532
-# What a train pod has to save a checkpoint after SIGTERM; the other stages keep nothing.
+# What Auto gives a train pod to save a checkpoint after SIGTERM; the other stages keep nothing.
 TRAIN_GRACE_SECONDS = 120
 GRACE_SECONDS = 30
 
 
-def build_pod_spec(
-    job: FineTuneJob, stage: Stage, attempt: int, image: str, settings: PodSettings
-) -> JsonObject:
-    """Build the pod's spec."""
-    assert job.spec is not None
-    volumes = list_volumes(job.spec, names.child_name(job.name, stage, attempt), stage, settings)
+def build_pod_spec(wanted: WantedAttempt, settings: PodSettings) -> JsonObject:
+    """Build the pod's spec. Everything in it is named here: no part of the spec is copied into it as it stands."""
+    volumes, deadline = list_volumes(wanted, settings), wanted.deadline_seconds
     return {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": TRAIN_GRACE_SECONDS if stage is Stage.TRAIN else GRACE_SECONDS,
+        "terminationGracePeriodSeconds": grace_seconds(wanted),
+        # It counts from when a node took the pod, so neither waiting nor Kueue's suspensions are billed.
+        **({} if deadline is None else {"activeDeadlineSeconds": deadline}),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -37,46 +36,43 @@ def build_pod_spec(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        **_service_account(settings),
-        **(_placement(job.spec) if stage is Stage.TRAIN else {}),
-        "containers": [
-            {
-                "name": names.TRAINER_CONTAINER,
-                "image": image,
-                "imagePullPolicy": settings.image_pull_policy,
-                "args": [stage.value, "--job", names.JOB_FILE_PATH],
-                "env": build_environment(settings),
-                "resources": build_resources(job.spec, stage),
-                "terminationMessagePath": names.TERMINATION_MESSAGE_PATH,
-                "terminationMessagePolicy": "File",
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                    "readOnlyRootFilesystem": True,
-                },
-                "volumeMounts": build_mounts(volumes),
-            }
-        ],
+        **({"serviceAccountName": settings.service_account} if settings.service_account else {}),
+        **_pull_secrets(wanted, settings),
+        # The pods' host names stand below the Service's.
+        **({"subdomain": wanted.name} if wanted.is_gang else {}),
+        **build_placement(wanted),
+        "containers": [_container(wanted, settings) | {"volumeMounts": build_mounts(volumes)}],
         "volumes": build_volumes(volumes),
     }
 
 
-def _service_account(settings: PodSettings) -> JsonObject:
-    secrets = [{"name": name} for name in settings.image_pull_secrets]
+def grace_seconds(wanted: WantedAttempt) -> int:
+    """How long a pod may save after SIGTERM."""
+    if wanted.stage is not Stage.TRAIN:
+        return GRACE_SECONDS
+    return wanted.spec.checkpoints.grace_period_seconds or TRAIN_GRACE_SECONDS
+
+
+def _container(wanted: WantedAttempt, settings: PodSettings) -> JsonObject:
     return {
-        **({"serviceAccountName": settings.service_account} if settings.service_account else {}),
-        **({"imagePullSecrets": secrets} if secrets else {}),
+        "name": names.TRAINER_CONTAINER,
+        "image": wanted.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": [wanted.stage.value, "--job", names.JOB_FILE_PATH],
+        "env": build_environment(wanted, grace_seconds(wanted), settings),
+        "resources": build_resources(wanted.spec, wanted.stage),
+        "terminationMessagePath": names.TERMINATION_MESSAGE_PATH,
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
     }
 
 
-def _placement(spec: FineTuneJobSpec) -> JsonObject:
-    """Where the train pod may run."""
-    resources = spec.resources
-    tolerations = [
-        toleration.model_dump(mode="json", exclude_none=True) for toleration in resources.tolerations or ()
-    ]
-    return {
-        **({"nodeSelector": dict(resources.node_selector)} if resources.node_selector else {}),
-        **({"tolerations": tolerations} if tolerations else {}),
-        **({"priorityClassName": resources.priority_class_name} if resources.priority_class_name else {}),
-    }
+def _pull_secrets(wanted: WantedAttempt, settings: PodSettings) -> JsonObject:
+    """The installation's and the job's, each once."""
+    own = (reference.name for reference in wanted.spec.image_pull_secrets or ())
+    found = dict.fromkeys((*settings.image_pull_secrets, *own))
+    return {"imagePullSecrets": [{"name": name} for name in found]} if found else {}

@@ -6,9 +6,12 @@ from finetune_api.names import Stage
 from finetune_api.spec import FineTuneJobSpec, Resources, StageResources
 from finetune_operator.kubernetes_objects import JsonObject
 
+# Listing and deleting objects: a Python process with an S3 client.
+CLEANUP_RESOURCES = StageResources(cpu="100m", memory="256Mi", ephemeral_storage="128Mi")
+
 
 def stage_resources(spec: FineTuneJobSpec, stage: Stage) -> Resources | StageResources:
-    """The block of the spec that sizes a stage."""
+    """What sizes a stage."""
     match stage:
         case Stage.PREPARE:
             return spec.resources.prepare
@@ -16,6 +19,8 @@ def stage_resources(spec: FineTuneJobSpec, stage: Stage) -> Resources | StageRes
             return spec.resources
         case Stage.EXPORT:
             return spec.resources.export
+        case Stage.CLEANUP:
+            return CLEANUP_RESOURCES
 
 
 def build_resources(spec: FineTuneJobSpec, stage: Stage) -> JsonObject:
@@ -26,7 +31,13 @@ def build_resources(spec: FineTuneJobSpec, stage: Stage) -> JsonObject:
     """
     size = stage_resources(spec, stage)
     requests = {"cpu": size.cpu, "memory": size.memory, "ephemeral-storage": size.ephemeral_storage}
-    limits = {"memory": size.memory}
-    if stage is Stage.TRAIN and spec.parallelism.gpus_per_node > 0:
-        limits[spec.resources.gpu_resource_name] = str(spec.parallelism.gpus_per_node)
-    return {"requests": requests, "limits": limits}
+    devices = _devices(spec) if stage is Stage.TRAIN else {}
+    return {"requests": requests, "limits": {**devices, "memory": size.memory}}
+
+
+def _devices(spec: FineTuneJobSpec) -> dict[str, str]:
+    """GPUs and other extended resources. As limits: Kubernetes makes the request of it, which must be the same."""
+    counts = dict(spec.resources.extended or {})
+    if spec.parallelism.gpus_per_node > 0:
+        counts[spec.resources.gpu_resource_name] = spec.parallelism.gpus_per_node
+    return {name: str(count) for name, count in counts.items()}

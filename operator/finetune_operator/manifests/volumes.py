@@ -6,11 +6,12 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_api import names
+from finetune_api import GROUP, names
 from finetune_api.names import Stage
 from finetune_api.spec import FineTuneJobSpec
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.manifests.resources import stage_resources
+from finetune_operator.manifests.wanted import WantedAttempt
 from finetune_operator.references import Reference, ReferenceKind, list_references
 from finetune_operator.settings import PodSettings
 
@@ -18,6 +19,8 @@ from finetune_operator.settings import PodSettings
 TOKEN_LIFETIME_SECONDS = 3600
 # Readable by the pod's group (fsGroup), by nobody else.
 SECRET_FILE_MODE = 0o440
+# On a cleanup pod: its job.json.
+ANNOTATION_JOB_FILE = f"{GROUP}/job-file"
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,25 @@ def build_mounts(volumes: Sequence[Volume]) -> list[JsonObject]:
     ]
 
 
-def list_volumes(
-    spec: FineTuneJobSpec, config_map: str, stage: Stage, settings: PodSettings
-) -> tuple[Volume, ...]:
+def list_volumes(wanted: WantedAttempt, settings: PodSettings) -> tuple[Volume, ...]:
     """List the volumes of a stage's pod."""
+    spec, stage = wanted.spec, wanted.stage
     return (
-        Volume("job", posixpath.dirname(names.JOB_FILE_PATH), {"configMap": {"name": config_map}}),
+        _job_file(wanted),
         _work(spec, stage),
         *(_shared_memory(spec) if stage is Stage.TRAIN else ()),
-        _progress_token(),
-        _progress_ca(settings),
+        *((_progress_token(), _progress_ca(settings)) if stage is not Stage.CLEANUP else ()),
         *(_reference(index, each) for index, each in enumerate(list_references(spec, stage))),
     )
+
+
+def _job_file(wanted: WantedAttempt) -> Volume:
+    """From the attempt's ConfigMap; cleanup has none and reads its own annotation."""
+    source: JsonObject = {"configMap": {"name": wanted.name}}
+    if wanted.stage is Stage.CLEANUP:
+        field = {"fieldPath": f"metadata.annotations['{ANNOTATION_JOB_FILE}']"}
+        source = {"downwardAPI": {"items": [{"path": names.JOB_FILE_NAME, "fieldRef": field}]}}
+    return Volume("job", posixpath.dirname(names.JOB_FILE_PATH), source)
 
 
 def _work(spec: FineTuneJobSpec, stage: Stage) -> Volume:
@@ -96,7 +106,11 @@ def _reference(index: int, reference: Reference) -> Volume:
     match reference.kind:
         case ReferenceKind.SECRET:
             source = {"secret": {"secretName": reference.name, "defaultMode": SECRET_FILE_MODE}}
-            return Volume(f"credentials-{index}", names.credentials_directory(reference.name), source)
+            return Volume(f"credentials-{index}", reference.mount_path, source)
         case ReferenceKind.CONFIG_MAP:
             source = {"configMap": {"name": reference.name}}
-            return Volume(f"data-{index}", names.config_map_directory(reference.name), source)
+            return Volume(f"data-{index}", reference.mount_path, source)
+        case ReferenceKind.CLAIM:
+            # Read-only in the pod's spec as well: so it may be mounted by many, and fsGroup changes nobody's files.
+            source = {"persistentVolumeClaim": {"claimName": reference.name, "readOnly": True}}
+            return Volume(f"claim-{index}", reference.mount_path, source)

@@ -1,7 +1,7 @@
-"""What an ended attempt means: its failure class, whether it counts, and whether and when the next one starts.
+"""Whether a failure counts, whether and when another attempt follows it, and how that is told.
 
-Pure. The reconciler asks once when an attempt ends; the answer goes into status, so that a restarted operator
-reads it there instead of deciding again.
+Pure. The reconciler asks once when an attempt ends; the answer goes into status, so that a restarted operator reads it
+there instead of deciding again.
 """
 
 from __future__ import annotations
@@ -10,89 +10,38 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from finetune_api.exit_codes import ExitCode
-from finetune_api.reasons import FAILURE_CLASS_OF_EXIT_CODE, FailureClass
-from finetune_api.termination import TerminationMessage, parse_termination_message
-from finetune_operator.observation import JobFacts, PodFacts
-from finetune_operator.wording import as_sentence
+from finetune_api.names import Stage
+from finetune_api.reasons import FailureClass
+from finetune_api.spec import FailurePolicy, OnOutOfMemory
+from finetune_operator.policies.classification import Failure
 
 LONGEST_DELAY = timedelta(minutes=5)
 # Attempts of many jobs that one outage ended must not come back in the same second.
 JITTER = 0.2
-_NODE_LOSSES = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Why an attempt failed."""
+class Verdict:
+    """What follows a failure. `explanation` is for people: whether another attempt is made, and why (not)."""
 
-    failure_class: FailureClass
-    message: str
-    exit_code: int | None = None
-    disrupted: bool = False
-    termination: TerminationMessage | None = None
-
-
-def classify_failure(job: JobFacts | None, pod: PodFacts | None, *, lost: bool = False) -> Failure:
-    """Say why an attempt failed: by the trainer's own word, else the container's end, else the pod's, else the Job's.
-
-    `job` is None where the Job was deleted, `pod` where no pod is left; `lost`: its node no longer answers.
-    """
-    end = pod.end if pod else None
-    termination = parse_termination_message(end.message) if end else None
-    exit_code = end.exit_code if end else None
-    failure_class, sentence = _class_and_sentence(job, pod, termination, lost=lost)
-    return Failure(
-        failure_class=failure_class,
-        message=termination.message if termination and termination.message else sentence,
-        exit_code=exit_code,
-        disrupted=bool(pod and pod.disruption_reason) or exit_code == ExitCode.PREEMPTED,
-        termination=termination,
-    )
+    restarts: bool
+    counted: bool
+    halves_micro_batch: bool
+    explanation: str
 
 
-def _class_and_sentence(
-    job: JobFacts | None, pod: PodFacts | None, termination: TerminationMessage | None, *, lost: bool
-) -> tuple[FailureClass, str]:
-    end = pod.end if pod else None
-    if end and end.exit_code in FAILURE_CLASS_OF_EXIT_CODE:
-        failure_class = FAILURE_CLASS_OF_EXIT_CODE[end.exit_code]
-        return failure_class, f"The container ended with exit code {end.exit_code} ({failure_class})."
-    if termination and termination.reason in set(FailureClass):
-        return FailureClass(termination.reason), termination.message
-    if pod and (lost or pod.disruption_reason in _NODE_LOSSES or pod.reason == "NodeLost"):
-        return FailureClass.NODE_LOST, f"Node {pod.node or 'unknown'} of pod {pod.name} no longer answers."
-    if pod and (
-        pod.disruption_reason or pod.reason in ("Evicted", "Preempting", "Terminated", "NodeShutdown")
-    ):
-        why = pod.disruption_message or pod.message or pod.disruption_reason or pod.reason
-        return (
-            FailureClass.EVICTED,
-            f"Pod {pod.name} was evicted from node {pod.node or 'unknown'}: {as_sentence(why)}",
-        )
-    if end and end.reason == "OOMKilled":
-        return FailureClass.OUT_OF_MEMORY, (
-            f"Pod {pod.name if pod else ''} was killed because it used more memory than its limit. "
-            "Raise spec.resources.memory (spec.resources.prepare.memory and export.memory for those stages), "
-            "or lower spec.training.microBatchTokens."
-        )
-    if job is None:
-        return FailureClass.DELETED, "The Job of this attempt was deleted."
-    if pod is None or (end is None and pod.deletion_deadline is not None):
-        return FailureClass.DELETED, "The pod of this attempt was deleted."
-    return FailureClass.UNKNOWN, _describe_unknown(job, pod)
-
-
-def _describe_unknown(job: JobFacts, pod: PodFacts) -> str:
-    if pod.end is None:
-        why = pod.message or pod.reason or job.message or job.reason or "no cause was reported"
-        return f"Pod {pod.name} failed before its container ended: {as_sentence(why)}"
-    detail = f" ({pod.end.reason})" if pod.end.reason not in ("", "Error") else ""
-    said = f" {as_sentence(pod.end.message)}" if pod.end.message.strip() else ""
-    return (
-        f"The container of pod {pod.name} ended with exit code {pod.end.exit_code}{detail} and left no report.{said} "
-        f"`kubectl -n {pod.namespace} logs {pod.name}` shows its last words."
-    )
+def judge(
+    failure: Failure, stage: Stage, policy: FailurePolicy, *, restarts: int, saved_new_checkpoint: bool
+) -> Verdict:
+    """Decide what follows. `restarts` are those counted before this failure."""
+    counted = is_counted(failure, saved_new_checkpoint=saved_new_checkpoint)
+    halves = _backs_off(failure, stage, policy)
+    if failure.failure_class.ends_job and not halves:
+        return Verdict(False, counted, False, _why_final(failure.failure_class, stage))
+    if counted and restarts >= policy.max_restarts:
+        told = f"Not restarted: spec.failurePolicy.maxRestarts ({policy.max_restarts}) is used up."
+        return Verdict(False, counted, False, told)
+    return Verdict(True, counted, halves, _why_restarted(policy, restarts, counted=counted, halves=halves))
 
 
 def is_counted(failure: Failure, *, saved_new_checkpoint: bool) -> bool:
@@ -103,11 +52,28 @@ def is_counted(failure: Failure, *, saved_new_checkpoint: bool) -> bool:
     return not (failure.disrupted and saved_new_checkpoint)
 
 
-def may_restart(failure: Failure, *, counted: bool, restarts: int, max_restarts: int) -> bool:
-    """Whether another attempt is to follow. `restarts` are those counted before this failure."""
-    if failure.failure_class.ends_job:
-        return False
-    return not counted or restarts < max_restarts
+def _backs_off(failure: Failure, stage: Stage, policy: FailurePolicy) -> bool:
+    """Only training has a micro-batch to halve."""
+    return (
+        failure.failure_class is FailureClass.OUT_OF_MEMORY
+        and stage is Stage.TRAIN
+        and policy.on_out_of_memory is OnOutOfMemory.BACKOFF
+    )
+
+
+def _why_final(failure_class: FailureClass, stage: Stage) -> str:
+    if failure_class is FailureClass.OUT_OF_MEMORY and stage is Stage.TRAIN:
+        return "Not restarted: spec.failurePolicy.onOutOfMemory is Fail."
+    return f"Not restarted: {failure_class} would happen again."
+
+
+def _why_restarted(policy: FailurePolicy, restarts: int, *, counted: bool, halves: bool) -> str:
+    if not counted:
+        return "Restarted, uncounted: the run was disrupted after it had saved a new checkpoint."
+    how = " with micro-batches of half the size" if halves else ""
+    return (
+        f"Restarted{how}: restart {restarts + 1} of {policy.max_restarts} (spec.failurePolicy.maxRestarts)."
+    )
 
 
 def next_start(

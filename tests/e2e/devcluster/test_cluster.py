@@ -1,6 +1,7 @@
 """A full cluster with two real nodes: real pods on it, repair, and a removal that leaves nothing behind.
 
-It stands in a network namespace of its own, so it can run beside the cluster that the other tests use.
+It stands in a network namespace of its own, without a way out: it can run beside the cluster that the other tests use,
+and what `up` needs is there before, by `prepare`.
 """
 
 import json
@@ -19,7 +20,7 @@ import pytest
 from devcluster.base_image import BASE_IMAGE, ensure_base_image
 from devcluster.console import QUIET
 from devcluster.processes import ProcessTable, find_processes
-from devcluster.programs import PROGRAMS, ensure_programs
+from devcluster.programs import PROGRAMS
 from devcluster.state import StateDirectory
 
 ROOT = Path(__file__).parents[3]
@@ -103,8 +104,9 @@ def network_traces(site: Site) -> str:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
+    # The cluster's namespace reaches nothing but itself: what comes over a network has to be here before.
+    subprocess.run([sys.executable, "-m", "devcluster", "prepare"], cwd=ROOT, check=True)
     ensure_base_image(QUIET)
-    ensure_programs(set(PROGRAMS) - {"kubeconform"}, QUIET)
     with tempfile.TemporaryDirectory(prefix="ft-") as folder:
         site = Site(StateDirectory(Path(folder, "cluster")), f"ft-test-{os.getpid()}")
         subprocess.run(["ip", "netns", "add", site.network], check=True)

@@ -26,8 +26,23 @@ VALUES: dict[str, list[str]] = {
         *("--set", "podAnnotations.note=x", "--set", "podLabels.team=ml"),
         *("--set", "extraEnv[0].name=HTTPS_PROXY", "--set", "extraEnv[0].value=http://proxy:3128"),
     ],
+    "every option of the jobs": [
+        *("--set", "trainer.trustRemoteCode=true", "--set", "passThrough.labels={example.com/team}"),
+        *("--set", "passThrough.annotations={kueue.x-k8s.io/podset-required-topology}"),
+        *("--set", "defaultStore.uri=s3://models", "--set", "defaultStore.store.region=eu-west-1"),
+        *("--set", "progress.authentication=Jwt", "--set", "progress.keysConfigMap=keys"),
+        *("--set", "progress.issuer=https://issuer", "--set", "kueue.enabled=false"),
+    ],
     "nothing optional": [
-        *("--set", "crds.install=false", "--set", "rbac.create=false", "--set", "serviceAccount.create=false")
+        *(
+            "--set",
+            "crds.install=false",
+            "--set",
+            "rbac.create=false",
+            "--set",
+            "serviceAccount.create=false",
+        ),
+        *("--set", "uninstallHook.enabled=false"),
     ],
 }
 

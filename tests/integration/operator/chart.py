@@ -16,7 +16,7 @@ from devcluster.programs import PROGRAMS, ensure_program
 from tests.integration.operator.api_client import CORE, Api
 
 CHART = Path(__file__).parents[3] / "helm/finetune-operator"
-APPLIED = {"ServiceAccount", "Secret", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
+APPLIED = {"ServiceAccount", "Secret", "Lease", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
 
 
 @dataclass(frozen=True)
@@ -25,32 +25,42 @@ class Installation:
 
     kubeconfig: Path
     environment: dict[str, str]
+    home: Api
 
 
-def install_without_deployment(control_plane: ControlPlane, home: Api, folder: Path) -> Installation:
-    """Apply the chart's rights and Secret, and log in as its ServiceAccount."""
+def install_without_deployment(
+    control_plane: ControlPlane, home: Api, folder: Path, **values: str
+) -> Installation:
+    """Apply the chart's rights and Secret, and log in as its ServiceAccount. `values` as for `helm --set`."""
     helm = ensure_program(PROGRAMS["helm"], QUIET)
     command = [str(helm), "template", "finetune-operator", str(CHART), "--namespace", home.namespace]
+    chosen = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     rendered = subprocess.run(
-        [*command, "--kube-version", "1.34"], check=True, capture_output=True, text=True
+        [*command, "--kube-version", "1.34", *chosen], check=True, capture_output=True, text=True
     )
-    objects = {
-        (each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(rendered.stdout) if each
-    }
-    _apply(control_plane, home, [each for (kind, _), each in objects.items() if kind in APPLIED])
-    pod = objects["Deployment", "finetune-operator"]["spec"]["template"]["spec"]
-    environment = {each["name"]: each.get("value", home.namespace) for each in pod["containers"][0]["env"]}
-    return Installation(_log_in(control_plane, home, pod["serviceAccountName"], folder), environment)
+    objects = [each for each in yaml.safe_load_all(rendered.stdout) if each and not _is_hook(each)]
+    _apply(control_plane, [each for each in objects if each["kind"] in APPLIED])
+    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    environment = {each["name"]: _value(each, home) for each in pod["containers"][0]["env"]}
+    return Installation(_log_in(control_plane, home, pod["serviceAccountName"], folder), environment, home)
 
 
-def _apply(control_plane: ControlPlane, home: Api, objects: list[dict[str, Any]]) -> None:
-    kubectl = [
-        str(control_plane.kubectl),
-        "--kubeconfig",
-        str(control_plane.kubeconfig),
-        "-n",
-        home.namespace,
-    ]
+def _is_hook(manifest: dict[str, Any]) -> bool:
+    return "helm.sh/hook" in manifest["metadata"].get("annotations", {})
+
+
+def _value(variable: dict[str, Any], home: Api) -> str:
+    """What the kubelet would put into a variable."""
+    fields = {"metadata.namespace": home.namespace, "metadata.name": f"finetune-operator-{home.namespace}"}
+    if "value" in variable:
+        value: str = variable["value"]
+        return value
+    return fields[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+
+
+def _apply(control_plane: ControlPlane, objects: list[dict[str, Any]]) -> None:
+    kubectl = [str(control_plane.kubectl), "--kubeconfig", str(control_plane.kubeconfig)]
     subprocess.run(
         [*kubectl, "apply", "--server-side", "-f", "-"],
         input=yaml.safe_dump_all(objects),

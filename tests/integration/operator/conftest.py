@@ -12,6 +12,7 @@ from devcluster import ControlPlane
 from tests.integration.operator.api_client import CORE, Api, wait_until
 from tests.integration.operator.chart import install_without_deployment
 from tests.integration.operator.kubelet import Kubelet
+from tests.integration.operator.nodes import StandInNodes
 from tests.integration.operator.process import OperatorProcess
 
 
@@ -41,7 +42,15 @@ def api(control_plane: ControlPlane, operator: OperatorProcess) -> Api:
     return make_namespace(control_plane, "test")
 
 
+@pytest.fixture(scope="session")
+def nodes(control_plane: ControlPlane) -> Iterator[StandInNodes]:
+    """Stand-in nodes, among them the one on which tests park pods."""
+    nodes = StandInNodes(control_plane)
+    yield nodes
+    nodes.stop()
+
+
 @pytest.fixture
-def kubelet(api: Api) -> Kubelet:
+def kubelet(api: Api, nodes: StandInNodes) -> Kubelet:
     """A stand-in kubelet for the test's namespace."""
     return Kubelet(api)

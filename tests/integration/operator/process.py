@@ -9,10 +9,15 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.integration.operator.api_client import wait_until
+from tests.integration.operator.api_client import COORDINATION, wait_until
 from tests.integration.operator.chart import Installation
+
+LEASE = "finetune-operator"
+CRASH_POINT = "FINETUNE_CRASH_POINT"
 
 
 class OperatorProcess:
@@ -22,6 +27,7 @@ class OperatorProcess:
         self.progress_port, self.health_port = _free_port(), _free_port()
         self.progress_url = f"https://127.0.0.1:{self.progress_port}"
         self.log = log
+        self.home = installation.home
         self._environment = {
             **os.environ,
             **installation.environment,
@@ -36,19 +42,28 @@ class OperatorProcess:
 
     def start(self, **environment: str) -> None:
         """Start it and wait until it is ready."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator"],
-                env={**self._environment, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        wait_until(self.is_ready, 30, lambda: f"ready operator; its log: {self.log.read_text()[-4000:]}")
+        self._spawn(environment)
+        wait_until(self.is_ready, 30, lambda: f"ready operator; its log: {self._last_words()}")
+
+    def start_to_crash(self, point: str, **environment: str) -> None:
+        """Start it so that it kills itself when it comes to a crash point; it may be there before it is ready."""
+        self._spawn({CRASH_POINT: point, **environment})
+
+    def wait_for_crash(self, seconds: float = 20) -> None:
+        """Wait until it has killed itself."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"no crash after {seconds} s; its log: {self._last_words()}") from None
+        assert code == -signal.SIGKILL, f"it ended by itself with {code}: {self._last_words()}"
+        self._process = None
+        self._release_lease()
 
     def is_ready(self) -> bool:
         """Whether /readyz says so."""
         assert self._process is not None
-        assert self._process.poll() is None, f"the operator has ended: {self.log.read_text()[-4000:]}"
+        assert self._process.poll() is None, f"the operator has ended: {self._last_words()}"
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=2):
                 return True
@@ -58,10 +73,41 @@ class OperatorProcess:
     def kill(self) -> None:
         """SIGKILL: nothing can be finished or written."""
         self._end(signal.SIGKILL)
+        self._release_lease()
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         return self._end(signal.SIGTERM)
+
+    @contextmanager
+    def restarted_with(self, **environment: str) -> Iterator[None]:
+        """Run it with other settings for a while."""
+        self.stop()
+        try:
+            self.start(**environment)
+            yield
+        finally:
+            self.stop()
+            self.start()
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Let it be killed for a while."""
+        self.kill()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def _spawn(self, environment: dict[str, str]) -> None:
+        assert self._process is None, "the operator runs already"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_operator"],
+                env={**self._environment, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def _end(self, number: signal.Signals) -> int:
         if self._process is None:
@@ -70,6 +116,15 @@ class OperatorProcess:
         code = self._process.wait(timeout=15)
         self._process = None
         return code
+
+    def _release_lease(self) -> None:
+        """Do at once what would come of waiting until the dead holder's Lease has run out (test_alone shows that)."""
+        lease = self.home.read(COORDINATION, "leases", LEASE)
+        if lease is not None and lease["spec"].get("holderIdentity"):
+            self.home.patch(COORDINATION, "leases", LEASE, {"spec": {"holderIdentity": ""}})
+
+    def _last_words(self) -> str:
+        return self.log.read_text()[-4000:]
 
 
 def _free_port() -> int:

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from finetune_api import PLURAL
 from finetune_api.job_file import JobFile
-from tests.builders.jobs import make_manifest
-from tests.integration.operator.api_client import BATCH, CORE, FINETUNE, Api, JsonObject, wait_until
+from tests.integration.operator.api_client import BATCH, CORE, FINETUNE, Api, wait_until
 from tests.integration.operator.kubelet import EXPORTED, PREPARED, TRAINED, Kubelet, job_is_there
-
-
-def apply_job(api: Api, **changes: Any) -> JsonObject:
-    """Create a FineTuneJob named `bot`."""
-    return api.create(FINETUNE, PLURAL, make_manifest("bot", api.namespace, **changes))
-
-
-def condition(status: JsonObject, kind: str) -> tuple[str, str]:
-    """Status and reason of a condition."""
-    found = next(each for each in status["conditions"] if each["type"] == kind)
-    return found["status"], found["reason"]
+from tests.integration.operator.steps import apply_job, condition
 
 
 def test_a_job_goes_through_its_three_stages_to_succeeded(api: Api, kubelet: Kubelet) -> None:
@@ -122,17 +108,6 @@ def test_a_data_error_ends_the_job_with_its_sentence(api: Api, kubelet: Kubelet)
     assert len(api.list_objects(BATCH, "jobs")) == 1
 
 
-def test_an_out_of_memory_kill_ends_the_job_and_names_the_field(api: Api, kubelet: Kubelet) -> None:
-    apply_job(api)
-    kubelet.succeed("bot-prepare-1", PREPARED)
-
-    kubelet.fail("bot-train-1", 137, reason="OOMKilled")
-    status = api.wait_for_status("bot", phase="Failed")
-
-    assert status["reason"] == "OutOfMemory"
-    assert "spec.resources.memory" in status["message"]
-
-
 def test_restarts_end_when_they_are_used_up(api: Api, kubelet: Kubelet) -> None:
     apply_job(api, failurePolicy__maxRestarts=1)
 
@@ -169,22 +144,3 @@ def test_a_foreign_job_under_the_name_is_left_alone_and_named(api: Api) -> None:
 
     assert "Job 'bot-prepare-1' exists" in status["message"]
     assert status["phase"] == "Pending"
-
-
-def test_a_running_job_that_is_changed_keeps_its_attempt_and_the_next_one_takes_the_change(
-    api: Api, kubelet: Kubelet
-) -> None:
-    apply_job(api)
-    kubelet.start("bot-prepare-1")
-    changed = {"spec": {"resources": {"prepare": {"memory": "8Gi"}}}}
-    api.send("PATCH", api.path(FINETUNE, PLURAL, "bot"), changed, "application/merge-patch+json")
-    api.wait_for_status("bot", observedGeneration=2)
-
-    kubelet.fail("bot-prepare-1", 20)
-    second = job_is_there(api, "bot-prepare-2")
-
-    memory = second["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
-    assert memory == "8Gi"
-    config_map = api.read(CORE, "configmaps", "bot-prepare-2")
-    assert config_map is not None
-    assert json.loads(config_map["data"]["job.json"])["spec"]["resources"]["prepare"]["memory"] == "8Gi"

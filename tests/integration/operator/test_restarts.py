@@ -7,7 +7,7 @@ from tests.builders.jobs import make_manifest
 from tests.integration.operator.api_client import BATCH, CORE, FINETUNE, Api, wait_until
 from tests.integration.operator.kubelet import EXPORTED, PREPARED, TRAINED, Kubelet, job_is_there
 from tests.integration.operator.process import OperatorProcess
-from tests.integration.operator.test_lifecycle import apply_job
+from tests.integration.operator.steps import apply_job
 
 
 def attempts(api: Api) -> list[tuple[str, int, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from finetune_api import names
 from finetune_api.layout import RunLayout
 from finetune_api.spec import SecretRef, Store
 from finetune_trainer.storage import ObjectStore
+from tests.builders.tiny_models import write_model
+from tests.builders.training_runs import BUCKET, make_messages
 
 _NUMBERS = itertools.count()
 SECRET_NAME = "s3-credentials"
@@ -71,3 +74,25 @@ def bucket(s3_server: S3Server) -> Iterator[str]:
 def layout(bucket: str) -> RunLayout:
     """A run in that bucket."""
     return RunLayout(output_uri=f"s3://{bucket}/support-bot", name="support-bot", uid="0123456789abcdef")
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base model in several shards."""
+    return write_model(tmp_path_factory.mktemp("base"), "qwen3", shard_size="100KB")
+
+
+@pytest.fixture(scope="module")
+def server(s3_server: S3Server, base_model: Path) -> Iterator[S3Server]:
+    """A server with the base model and rows of TrainingRun in it, and its keys in the environment."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key.identifier)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.access_key.secret)
+    (s3_server.data / BUCKET).mkdir(exist_ok=True)
+    store = ObjectStore.open(Store(endpoint=s3_server.endpoint))
+    if not store.exists(f"s3://{BUCKET}/rows.jsonl"):
+        store.upload_files({f"s3://{BUCKET}/base/{path.name}": path for path in base_model.iterdir()})
+        rows = "".join(json.dumps(row) + "\n" for row in make_messages(60))
+        store.write_bytes(f"s3://{BUCKET}/rows.jsonl", rows.encode())
+    yield s3_server
+    patch.undo()

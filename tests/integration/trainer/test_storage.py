@@ -74,7 +74,7 @@ def test_listing_goes_on_behind_the_first_thousand(
     for number in range(1005):
         (folder / f"{number:04d}").touch()
     assert len(store.list_objects(f"s3://{bucket}/many")) == 1005
-    store.delete_prefix(f"s3://{bucket}/many")
+    store.delete_folder(f"s3://{bucket}/many")
     assert store.list_objects(f"s3://{bucket}/many") == []
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,40 +15,15 @@ from devcluster import S3Server
 from finetune_api.exit_codes import ExitCode
 from finetune_api.layout import ARTIFACT_MANIFEST_NAME, ArtifactManifest, CurrentPointer
 from finetune_api.names import ENV_WORK_DIRECTORY, Stage
-from finetune_api.spec import Store
-from finetune_trainer.storage import ObjectStore
-from finetune_trainer.trained import download_trained
-from tests.builders.tiny_models import CHATML, write_model
-from tests.builders.training_runs import BUCKET, TrainingRun, make_messages
+from tests.builders.tiny_models import CHATML
+from tests.builders.training_runs import BUCKET, SETTINGS, TOTAL_STEPS, TrainingRun
+from tests.integration.trainer.runs import (
+    adapter_digest,
+    assert_equal_metrics,
+    train_here,
+)
 
-TOTAL_STEPS = 30
-SETTINGS: dict[str, Any] = {
-    "training__maxSteps": TOTAL_STEPS,
-    "training__globalBatchSize": 8,
-    "training__microBatchTokens": 512,
-    "training__learningRate": 5e-3,
-    "training__warmupSteps": 3,
-    "checkpoints__everySteps": 4,
-    "method__lora": {"rank": 4, "dropout": 0.1},
-}
 TWO_RANKS = {**SETTINGS, "method__lora": {"rank": 4}, "parallelism__gpusPerNode": 2}
-
-
-@pytest.fixture(scope="module")
-def server(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server with a base model and rows in it, and its keys in the environment."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key.identifier)
-    patch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.access_key.secret)
-    (s3_server.data / BUCKET).mkdir()
-    folder = write_model(tmp_path_factory.mktemp("base"), "qwen3", shard_size="100KB")
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in make_messages(60)))
-    store = ObjectStore.open(Store(endpoint=s3_server.endpoint))
-    store.upload_files({f"s3://{BUCKET}/base/{path.name}": path for path in folder.iterdir() if path != rows})
-    store.upload_file(rows, f"s3://{BUCKET}/rows.jsonl")
-    yield s3_server
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +98,68 @@ def test_losing_a_rank_ends_the_gang_and_the_next_attempt_goes_on_exactly(
     lost_at = time.monotonic()
     assert bereft.wait() == 1
     assert time.monotonic() - lost_at < 30
-    assert "rank 1 was killed by SIGKILL" in bereft.message.message
+    assert "Rank 1 was killed by SIGKILL" in bereft.message.message
+    assert bereft.message.rank == 1
     assert f"resuming from step {saved} (newest valid checkpoint" in bereft.log
 
     run.run(Stage.TRAIN)
     assert_equal_metrics(run, finished_by_two)
     assert adapter_digest(run, tmp_path / "a") == adapter_digest(finished_by_two, tmp_path / "b")
+
+
+def test_half_the_micro_batch_changes_nothing_but_memory(
+    finished_by_two: TrainingRun, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TrainingRun(
+        server, tmp_path, "77777777-0000", {**TWO_RANKS, "parallelism__gpusPerNode": 0}, memory_backoff=2
+    )
+    run.run(Stage.PREPARE)
+    losses = [line["loss"] for line in train_here(run, tmp_path, monkeypatch)]
+    assert losses == pytest.approx([line["loss"] for line in finished_by_two.metrics()], rel=1e-5)
+
+
+def test_a_run_that_goes_on_from_an_earlier_one_ends_bit_for_bit_as_one_that_was_not_interrupted(
+    finished: TrainingRun, server: S3Server, tmp_path: Path
+) -> None:
+    earlier = TrainingRun(server, tmp_path / "earlier", "88888888-0000", SETTINGS)
+    earlier.run(Stage.PREPARE)
+    killed = earlier.start(Stage.TRAIN)
+    killed.wait_for_steps(10)
+    killed.kill()
+
+    resumed = {**SETTINGS, "resumeFrom": {"run": "tuned-88888888"}}
+    run = TrainingRun(server, tmp_path / "later", "99999999-0000", resumed)
+    prepared = run.run(Stage.PREPARE)
+    assert "training will go on from step 8 of run tuned-88888888" in prepared.log
+    process = run.run(Stage.TRAIN)
+    assert "resuming from step 8 (newest valid checkpoint of run tuned-88888888" in process.log
+    assert_equal_metrics(run, finished)
+    assert adapter_digest(run, tmp_path / "a") == adapter_digest(finished, tmp_path / "b")
+
+
+def test_a_rank_that_hangs_ends_the_attempt_as_stalled(server: S3Server, tmp_path: Path) -> None:
+    """A real rank, stopped in the middle of training; the launcher's patience is cut from half a minute to 2 s."""
+    impatient = (
+        "import sys, finetune_trainer.launcher as launcher\n"
+        "watch = launcher.watch_ranks\n"
+        "launcher.watch_ranks = lambda ranks, work, placement, _: watch(ranks, work, placement, 2.0)\n"
+        "from finetune_trainer.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    run = TrainingRun(server, tmp_path, "aaaaaaaa-0000", TWO_RANKS)
+    run.run(Stage.PREPARE)
+    run.command = (sys.executable, "-c", impatient)
+    process = run.start(Stage.TRAIN)
+    process.wait_for_steps(5)
+    ranks = process.rank_pids()
+    os.kill(ranks[1], signal.SIGSTOP)
+    assert process.wait() == ExitCode.STALLED, process.log
+    message = process.message
+    assert (message.reason, message.rank) == ("Stalled", 1)
+    assert message.step is not None and message.step >= 4
+    assert "(rank 1 is stopped by a signal)" in message.message
+    assert "training_step" in process.log, "the other rank shows where it waits"
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
 
 
 def test_finished_training_is_not_repeated(finished: TrainingRun) -> None:
@@ -219,38 +248,11 @@ def test_damaged_adapter_is_not_exported(
 # --- how the tests look at runs ----------------------------------------------------------------------------------
 
 
-def assert_equal_metrics(run: TrainingRun, reference: TrainingRun) -> None:
-    def exact(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{k: v for k, v in line.items() if k not in ("seconds", "attempt")} for line in lines]
-
-    pairs = zip(exact(run.metrics()), exact(reference.metrics()), strict=True)
-    assert [(one, other) for one, other in pairs if one != other] == []
-
-
-def adapter_digest(run: TrainingRun, folder: Path) -> str:
-    download_trained(run.store, run.job(Stage.TRAIN).layout, folder)
-    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
-
-
 def assert_manifest_covers(folder: Path) -> None:
     manifest = ArtifactManifest.model_validate_json((folder / ARTIFACT_MANIFEST_NAME).read_bytes())
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     assert found.keys() - {ARTIFACT_MANIFEST_NAME, "README.md"} == {entry.name for entry in manifest.files}
     assert all(found[entry.name] == entry.sha256 for entry in manifest.files)
-
-
-def train_here(run: TrainingRun, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    from finetune_trainer import launcher
-    from finetune_trainer.stop_request import StopRequest
-    from finetune_trainer.train import train
-    from finetune_trainer.work_directory import WorkDirectory
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    work, job = WorkDirectory(folder / "work"), run.job(Stage.TRAIN)
-    work.root.mkdir()
-    launcher.lay_out(job, work, run.store)
-    train(job, work, StopRequest())
-    return [json.loads(line) for line in work.metrics.read_text().splitlines()]
 
 
 def export_here(run: TrainingRun, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:

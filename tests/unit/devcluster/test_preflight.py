@@ -70,3 +70,40 @@ def test_missing_packages_are_named_where_they_cannot_be_installed(monkeypatch: 
 def test_nothing_is_installed_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     preflight.ensure_packages({"sh": "dash"}, QUIET)
+
+
+@pytest.fixture
+def apt_get(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An apt-get that installs every package as a program of its name; the path of its record of what it was asked."""
+    programs, record = tmp_path / "bin", tmp_path / "record"
+    programs.mkdir()
+    policy = tmp_path / "policy-rc.d"
+    (programs / "apt-get").write_text(f"""#!/bin/sh
+echo "$(test -x {policy} && echo held) $*" >> {record}
+test -e {tmp_path}/offline && echo "Temporary failure resolving 'mirror'" >&2 && exit 100
+for word; do case $word in package-*) touch {programs}/$word; chmod +x {programs}/$word;; esac; done
+""")
+    (programs / "apt-get").chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(preflight, "POLICY_FILE", policy)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return record
+
+
+def test_only_what_is_missing_is_installed_once_and_no_service_of_it_starts(apt_get: Path) -> None:
+    packages = {"package-a": "package-a", "package-b": "package-b", "sh": "dash"}
+    preflight.ensure_packages(packages, QUIET)
+    preflight.ensure_packages(packages, QUIET)
+
+    update, install = apt_get.read_text().splitlines()
+    assert (update.split()[0], update.split()[-1]) == ("held", "update")
+    assert install.split()[0] == "held"
+    assert install.split()[-2:] == ["package-a", "package-b"]
+    assert not preflight.POLICY_FILE.exists()
+
+
+def test_an_installation_without_a_network_says_where_to_prepare(apt_get: Path) -> None:
+    apt_get.with_name("offline").touch()
+    with pytest.raises(DevClusterError, match=r"(?s)Temporary failure.*`python -m devcluster prepare` where"):
+        preflight.ensure_packages({"package-a": "package-a"}, QUIET)
+    assert not preflight.POLICY_FILE.exists()

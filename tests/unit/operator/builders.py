@@ -12,7 +12,9 @@ from finetune_api.progress import ProgressReport
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.job_resource import FineTuneJob, parse_job
 from finetune_operator.observation import ContainerEnd, JobFacts, JobState, Observed, PodFacts, ReceivedReport
-from finetune_operator.reconciler import Pace, Plan, reconcile
+from finetune_operator.pace import Pace
+from finetune_operator.plan import Plan
+from finetune_operator.reconciler import reconcile
 from finetune_operator.settings import PodSettings
 from tests.builders.jobs import make_manifest
 

@@ -26,8 +26,8 @@ def make_attempt(stage: Stage, number: int, outcome: AttemptOutcome) -> Attempt:
         pytest.param([(Stage.PREPARE, 1, RUNNING)], [], id="the only one runs"),
         pytest.param(
             [(Stage.PREPARE, 1, SUCCEEDED), (Stage.TRAIN, 1, RUNNING)],
-            ["bot-prepare-1"],
-            id="the stage before is done",
+            [],
+            id="people read the stage before while the job goes on",
         ),
         pytest.param(
             [(Stage.TRAIN, 1, FAILED), (Stage.TRAIN, 2, RUNNING)], [], id="people read the last failed one"
@@ -48,6 +48,29 @@ def test_children_go_when_nobody_needs_them(
     chosen = decide_deletions([make_attempt(*each) for each in attempts], observe(*children))
 
     assert [child.name for child in chosen] == deleted
+
+
+def test_at_the_end_only_the_newest_and_the_newest_failed_one_stay() -> None:
+    attempts = [
+        (Stage.PREPARE, 1, SUCCEEDED),
+        (Stage.TRAIN, 1, FAILED),
+        (Stage.TRAIN, 2, SUCCEEDED),
+        (Stage.EXPORT, 1, SUCCEEDED),
+    ]
+    children = [replace(make_child(stage, number), state=JobState.FAILED) for stage, number, _ in attempts]
+
+    chosen = decide_deletions(
+        [make_attempt(*each) for each in attempts], observe(*children), is_finished=True
+    )
+
+    assert [child.name for child in chosen] == ["bot-prepare-1", "bot-train-2"]
+
+
+def test_a_queued_job_of_a_stopped_attempt_must_not_be_admitted_later() -> None:
+    child: JobFacts = make_child(Stage.TRAIN, suspended=True)
+    stopped = [make_attempt(Stage.TRAIN, 1, AttemptOutcome.STOPPED)]
+
+    assert decide_deletions(stopped, observe(child)) == (child,)
 
 
 def test_a_child_that_status_does_not_know_yet_stays() -> None:

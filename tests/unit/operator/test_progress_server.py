@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,38 +12,33 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 
 from finetune_api.progress import PROGRESS_PATH
-from finetune_operator import token_reviews
 from finetune_operator.cluster import TokenVerdict, Unavailable
-from finetune_operator.observation import ReceivedReport
+from finetune_operator.observation import PodFacts, ReceivedReport, Reporter
 from finetune_operator.progress_server import ProgressServer, RateLimit
-from finetune_operator.token_reviews import TokenReviews
+from finetune_operator.token_reviews import PodIdentity, TokenReviews
 from tests.unit.operator.builders import NOW
+from tests.unit.operator.pod_tokens import EPOCH, POD_1, make_token
 
-EPOCH = 1_000_000.0
 Client = TestClient[Request, Application]
-
-
-def make_token(expires_in: float = 3600, name: str = "pod") -> str:
-    """A token as the API server would issue it; only `exp` is ever read here."""
-    claims = json.dumps({"exp": EPOCH + expires_in, "name": name})
-    return f"e30.{base64.urlsafe_b64encode(claims.encode()).decode().rstrip('=')}.c2ln"
+POD_OF_RANK_1 = PodIdentity("ml", "bot-train-1-1-fghij", "pod-2")
 
 
 class Reviewer:
-    """The API server's part: says whose token it is, and counts how often it was asked."""
+    """The API server's part: says whose token it is."""
 
     def __init__(self) -> None:
         self.asked = 0
-        self.pods = {make_token(): "pod-1"}
+        self.pods = {make_token(): POD_1, make_token(POD_OF_RANK_1): POD_OF_RANK_1}
         self.available = True
 
     async def review_token(self, token: str, audience: str) -> TokenVerdict:
-        assert audience == "finetune-operator"
         self.asked += 1
         if not self.available:
             raise Unavailable("no answer")
-        uid = self.pods.get(token, "")
-        return TokenVerdict(bool(uid), pod_uid=uid)
+        pod = self.pods.get(token)
+        if pod is None:
+            return TokenVerdict(False)
+        return TokenVerdict(True, f"system:serviceaccount:{pod.namespace}:default", pod.name, pod.uid)
 
 
 class Clock:
@@ -55,6 +49,23 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Pods:
+    """The cache's part: two pods of job-1's Job child-1."""
+
+    def __init__(self) -> None:
+        self.known = {POD_1.uid: make_reporter(POD_1, 0), POD_OF_RANK_1.uid: make_reporter(POD_OF_RANK_1, 1)}
+
+    def reporter(self, pod_uid: str) -> Reporter | None:
+        return self.known.get(pod_uid)
+
+
+def make_reporter(pod: PodIdentity, rank: int) -> Reporter:
+    facts = PodFacts(
+        name=pod.name, namespace=pod.namespace, uid=pod.uid, job_uid="child-1", created=NOW, rank=rank
+    )
+    return Reporter(facts, "child-1", "job-1")
 
 
 @pytest.fixture
@@ -68,15 +79,8 @@ def reviewer() -> Reviewer:
 
 
 @pytest.fixture
-def reviews(reviewer: Reviewer, clock: Clock) -> TokenReviews:
-    return TokenReviews(reviewer, monotonic=clock, wall_clock=lambda: EPOCH + clock.now)
-
-
-class Pods:
-    """pod-1 is of job-1's Job child-1."""
-
-    def child_of_pod(self, pod_uid: str) -> tuple[str, str] | None:
-        return ("child-1", "job-1") if pod_uid == "pod-1" else None
+def pods() -> Pods:
+    return Pods()
 
 
 @pytest.fixture
@@ -86,11 +90,11 @@ def delivered() -> list[tuple[str, ReceivedReport]]:
 
 @pytest.fixture
 async def client(
-    reviews: TokenReviews, clock: Clock, delivered: list[tuple[str, ReceivedReport]]
+    reviewer: Reviewer, pods: Pods, clock: Clock, delivered: list[tuple[str, ReceivedReport]]
 ) -> AsyncIterator[Client]:
     server = ProgressServer(
-        reviews,
-        Pods(),
+        TokenReviews(reviewer, monotonic=clock, wall_clock=lambda: EPOCH + clock.now),
+        pods,
         lambda owner, report: delivered.append((owner, report)),
         lambda: NOW,
         RateLimit(clock),
@@ -112,7 +116,7 @@ REPORT = {"trainerStatus": {"progressPercentage": 10}, "finetune": {"step": 1, "
 async def test_a_report_reaches_the_job_of_the_tokens_pod(
     client: Client, delivered: list[tuple[str, ReceivedReport]]
 ) -> None:
-    assert await post(client, REPORT) == 204
+    assert await post(client, REPORT) == 200
 
     ((owner, received),) = delivered
     assert (owner, received.job_uid, received.received) == ("job-1", "child-1", NOW)
@@ -120,21 +124,62 @@ async def test_a_report_reaches_the_job_of_the_tokens_pod(
     assert received.report.finetune.step == 1
 
 
-async def test_unknown_fields_of_other_trainers_do_no_harm(client: Client) -> None:
-    report = {"trainerStatus": {"progressPercentage": 10, "metrics": [], "new": 1}, "more": {}}
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param({"trainerStatus": {}}, id="nothing known yet"),
+        pytest.param({"trainerStatus": {"progressPercentage": 0}}, id="no percent done"),
+        pytest.param({"trainerStatus": {"progressPercentage": 100}}, id="all done"),
+        pytest.param({"trainerStatus": {"lastUpdatedTime": "2026-01-01T12:00:00+00:00"}}, id="a time"),
+        pytest.param(
+            {"trainerStatus": {"new": 1, "metrics": []}, "more": {}}, id="fields of a later version"
+        ),
+        pytest.param({"trainerStatus": {"metrics": [{"name": "loss", "value": "nan"}]}}, id="NaN as text"),
+        pytest.param(
+            {"trainerStatus": {"metrics": [{"name": "loss", "value": "1e+300"}]}}, id="a huge figure"
+        ),
+    ],
+)
+async def test_what_other_trainers_send_is_accepted(client: Client, report: dict[str, Any]) -> None:
+    assert await post(client, report) == 200
 
-    assert await post(client, report) == 204
+
+async def test_of_a_plain_trainers_metrics_only_those_are_kept_that_status_shows(
+    client: Client, delivered: list[tuple[str, ReceivedReport]]
+) -> None:
+    many = [{"name": f"eval_{number}", "value": "1.0"} for number in range(200)]
+    told = [{"name": "loss", "value": "1.5"}, *many, {"name": "current_step", "value": "3"}]
+
+    assert await post(client, {"trainerStatus": {"metrics": told}}) == 200
+
+    ((_, received),) = delivered
+    assert [each.name for each in received.report.trainer_status.metrics] == ["loss", "current_step"]
 
 
 @pytest.mark.parametrize(
     ("body", "status"),
     [
+        pytest.param(b"", 400, id="nothing"),
         pytest.param(b"{", 400, id="no JSON"),
+        pytest.param(b"\xff\xfe", 400, id="no text"),
+        pytest.param(b"[" * 60_000, 400, id="deeply nested"),
         pytest.param([], 400, id="a list"),
-        pytest.param({"finetune": {"step": 1, "totalSteps": 1}}, 400, id="no trainerStatus"),
         pytest.param({"trainerStatus": {"progressPercentage": 101}}, 400, id="101 percent"),
+        pytest.param({"trainerStatus": {"progressPercentage": -1}}, 400, id="less than nothing"),
+        pytest.param({"trainerStatus": {"estimatedRemainingSeconds": -5}}, 400, id="done in the past"),
+        pytest.param(
+            {"trainerStatus": {"metrics": [{"name": "n" * 300, "value": "1"}]}}, 400, id="a long name"
+        ),
+        pytest.param(
+            {"trainerStatus": {}, "finetune": {"step": -1, "totalSteps": 1}}, 400, id="a negative step"
+        ),
         pytest.param(
             b'{"trainerStatus": {}, "finetune": {"step": 1, "totalSteps": 1, "loss": NaN}}', 400, id="NaN"
+        ),
+        pytest.param(
+            b'{"trainerStatus": {}, "finetune": {"step": 1, "totalSteps": 1, "loss": 1e999}}',
+            400,
+            id="infinite",
         ),
         pytest.param({"trainerStatus": {}, "x": "y" * 66_000}, 413, id="more than the limit"),
     ],
@@ -146,22 +191,60 @@ async def test_a_malformed_report_is_refused_and_delivers_nothing(
     assert delivered == []
 
 
-@pytest.mark.parametrize("header", ["", "Basic dXNlcg==", "Bearer", "Bearer "])
-async def test_without_a_bearer_token_nobody_is_heard(
-    client: Client, reviewer: Reviewer, header: str
-) -> None:
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("Basic dXNlcg==", id="a password"),
+        pytest.param("Bearer", id="no token"),
+        pytest.param("Bearer ", id="an empty token"),
+        pytest.param("Bearer strange", id="no JSON web token"),
+    ],
+)
+async def test_without_a_pods_token_nobody_is_heard(client: Client, reviewer: Reviewer, header: str) -> None:
     assert await post(client, REPORT, Authorization=header) == 401
     assert reviewer.asked == 0
 
 
 async def test_a_token_that_the_api_server_does_not_know_is_refused(client: Client) -> None:
-    assert await post(client, REPORT, "strange") == 401
+    assert await post(client, REPORT, make_token(iat=1)) == 401
 
 
-async def test_a_pod_of_no_job_is_told_to_come_again(client: Client, reviewer: Reviewer) -> None:
-    reviewer.pods["other"] = "pod-9"
+@pytest.mark.parametrize(
+    "issued_to",
+    [
+        pytest.param(PodIdentity("ml", "bot-train-1-9-zzzzz", POD_1.uid), id="another name"),
+        pytest.param(PodIdentity("other", POD_1.name, POD_1.uid), id="another namespace"),
+        pytest.param(PodIdentity("ml", POD_1.name, "pod-9"), id="another uid than the token itself says"),
+    ],
+)
+async def test_name_namespace_and_uid_must_all_be_the_pods(
+    client: Client,
+    reviewer: Reviewer,
+    delivered: list[tuple[str, ReceivedReport]],
+    issued_to: PodIdentity,
+) -> None:
+    reviewer.pods[make_token()] = issued_to
 
-    assert await post(client, REPORT, "other") == 503
+    assert await post(client, REPORT) == 401
+    assert delivered == []
+
+
+async def test_a_pod_of_no_job_is_told_to_come_again_and_nobody_is_asked_about_it(
+    client: Client, reviewer: Reviewer
+) -> None:
+    assert await post(client, REPORT, make_token(PodIdentity("ml", "stranger", "pod-9"))) == 503
+    assert reviewer.asked == 0
+
+
+async def test_a_deleted_pod_is_not_heard_although_the_verdict_about_its_token_is_kept(
+    client: Client, pods: Pods, delivered: list[tuple[str, ReceivedReport]]
+) -> None:
+    assert await post(client, REPORT) == 200
+    del pods.known[POD_1.uid]
+
+    assert await post(client, REPORT) == 503
+    assert len(delivered) == 1
 
 
 async def test_while_the_api_server_is_away_pods_are_told_to_come_again(
@@ -172,12 +255,23 @@ async def test_while_the_api_server_is_away_pods_are_told_to_come_again(
     assert await post(client, REPORT) == 503
 
 
+async def test_of_a_gang_only_rank_0_is_shown(
+    client: Client, delivered: list[tuple[str, ReceivedReport]]
+) -> None:
+    assert await post(client, {"trainerStatus": {"progressPercentage": 90}}, make_token(POD_OF_RANK_1)) == 200
+    assert delivered == []
+
+    assert await post(client, REPORT) == 200
+    assert len(delivered) == 1
+
+
 async def test_a_pod_may_report_in_bursts_but_not_for_ever(client: Client, clock: Clock) -> None:
     codes = [await post(client, REPORT) for _ in range(6)]
-    assert codes == [204] * 5 + [429]
+    assert codes == [200] * 5 + [429]
+    assert await post(client, REPORT, make_token(POD_OF_RANK_1)) == 200, "another pod"
 
     clock.now += 1
-    assert await post(client, REPORT) == 204
+    assert await post(client, REPORT) == 200
 
 
 async def test_other_paths_and_methods_are_not_there(client: Client) -> None:
@@ -186,66 +280,3 @@ async def test_other_paths_and_methods_are_not_there(client: Client) -> None:
         assert response.status == 405
     async with session.get(client.make_url("/")) as response:
         assert response.status == 404
-
-
-# --- verdicts -----------------------------------------------------------------------------------------------------
-
-
-async def test_a_verdict_is_kept_for_ten_minutes(
-    reviews: TokenReviews, reviewer: Reviewer, clock: Clock
-) -> None:
-    for clock.now in (0, 1, 599):
-        assert await reviews.identify_pod(make_token()) == "pod-1"
-    assert reviewer.asked == 1
-
-    clock.now = 600
-    await reviews.identify_pod(make_token())
-    assert reviewer.asked == 2
-
-
-async def test_a_verdict_is_never_kept_longer_than_the_token_lives(
-    reviews: TokenReviews, reviewer: Reviewer, clock: Clock
-) -> None:
-    short = make_token(expires_in=60)
-    reviewer.pods[short] = "pod-1"
-    await reviews.identify_pod(short)
-    del reviewer.pods[short]
-
-    clock.now = 61
-    assert await reviews.identify_pod(short) is None
-
-
-async def test_a_refusal_is_kept_for_half_a_minute(
-    reviews: TokenReviews, reviewer: Reviewer, clock: Clock
-) -> None:
-    for clock.now in (0, 29):
-        assert await reviews.identify_pod("strange") is None
-    assert reviewer.asked == 1
-
-
-async def test_a_token_of_no_pod_is_nobodys(reviews: TokenReviews, reviewer: Reviewer) -> None:
-    reviewer.pods["user"] = ""
-
-    assert await reviews.identify_pod("user") is None
-
-
-async def test_a_flood_of_unknown_tokens_does_not_reach_the_api_server(
-    reviews: TokenReviews, reviewer: Reviewer
-) -> None:
-    for number in range(50):
-        await reviews.identify_pod(f"unknown-{number}")
-    with pytest.raises(Unavailable):
-        await reviews.identify_pod("one more")
-
-    assert reviewer.asked == 50
-
-
-async def test_the_number_of_verdicts_is_bounded(
-    reviews: TokenReviews, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(token_reviews, "MAX_VERDICTS", 3)
-
-    for number in range(9):
-        await reviews.identify_pod(f"unknown-{number}")
-
-    assert len(reviews._kept) == 3

@@ -1,100 +1,19 @@
-"""Failure classes: what an ended pod means, by exit code, message, pod conditions and what is missing."""
+"""What follows a failure: whether it counts, whether and when another attempt is made, and how that is told."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from finetune_api.names import Stage
 from finetune_api.reasons import FailureClass
-from finetune_operator.observation import JobFacts, PodFacts
-from finetune_operator.policies.retry import Failure, classify_failure, is_counted, may_restart, next_start
-from tests.unit.operator.builders import NOW, make_child, make_ended_pod, make_pod, make_running_pod
-
-CHILD = make_child(Stage.TRAIN)
-
-CASES: list[tuple[str, JobFacts | None, PodFacts | None, FailureClass]] = [
-    ("exit 10 is the user's", CHILD, make_ended_pod(CHILD, 10), FailureClass.USER_ERROR),
-    ("exit 11 is the data's", CHILD, make_ended_pod(CHILD, 11), FailureClass.DATA_ERROR),
-    ("exit 12 is memory", CHILD, make_ended_pod(CHILD, 12), FailureClass.OUT_OF_MEMORY),
-    ("exit 13 is denied storage", CHILD, make_ended_pod(CHILD, 13), FailureClass.STORAGE_DENIED),
-    ("exit 14 is a loss that is no number", CHILD, make_ended_pod(CHILD, 14), FailureClass.NON_FINITE_LOSS),
-    ("exit 20 is storage that is away", CHILD, make_ended_pod(CHILD, 20), FailureClass.STORAGE_UNAVAILABLE),
-    ("exit 21 is a stall", CHILD, make_ended_pod(CHILD, 21), FailureClass.STALLED),
-    ("exit 22 is a preemption", CHILD, make_ended_pod(CHILD, 22), FailureClass.PREEMPTED),
-    (
-        "another exit code with a known reason is what the reason says",
-        CHILD,
-        make_ended_pod(CHILD, 1, message={"reason": "DataError", "message": "Row 7 is empty."}),
-        FailureClass.DATA_ERROR,
-    ),
-    (
-        "a kill for memory",
-        CHILD,
-        make_ended_pod(CHILD, 137, end_reason="OOMKilled"),
-        FailureClass.OUT_OF_MEMORY,
-    ),
-    ("a kill for no known cause", CHILD, make_ended_pod(CHILD, 137), FailureClass.UNKNOWN),
-    ("a crash", CHILD, make_ended_pod(CHILD, 1), FailureClass.UNKNOWN),
-    (
-        "an eviction",
-        CHILD,
-        make_ended_pod(CHILD, 137, disruption_reason="EvictionByEvictionAPI"),
-        FailureClass.EVICTED,
-    ),
-    (
-        "an eviction before the container started",
-        CHILD,
-        make_pod(CHILD, phase="Failed", reason="Evicted", message="The node was low on resource: memory."),
-        FailureClass.EVICTED,
-    ),
-    (
-        "a taint that evicts",
-        CHILD,
-        make_ended_pod(CHILD, 137, disruption_reason="DeletionByTaintManager"),
-        FailureClass.NODE_LOST,
-    ),
-    (
-        "a preemption that could save, on an evicted pod",
-        CHILD,
-        make_ended_pod(CHILD, 22, disruption_reason="PreemptionByScheduler"),
-        FailureClass.PREEMPTED,
-    ),
-    ("no Job any more", None, None, FailureClass.DELETED),
-    ("no pod any more", CHILD, None, FailureClass.DELETED),
-]
-
-
-@pytest.mark.parametrize(("job", "pod", "expected"), [pytest.param(j, p, e, id=i) for i, j, p, e in CASES])
-def test_a_failure_has_the_class_of_its_cause(
-    job: JobFacts | None, pod: PodFacts | None, expected: FailureClass
-) -> None:
-    failure = classify_failure(job, pod)
-
-    assert failure.failure_class is expected
-    assert failure.message.endswith(".")
-
-
-def test_a_lost_node_is_named() -> None:
-    failure = classify_failure(CHILD, make_running_pod(CHILD), lost=True)
-
-    assert failure.failure_class is FailureClass.NODE_LOST
-    assert "node-1" in failure.message
-
-
-def test_the_trainers_own_sentence_is_kept() -> None:
-    told = {"reason": "StorageDenied", "message": "Bucket 'models' refuses writes. Check the Secret."}
-
-    assert classify_failure(CHILD, make_ended_pod(CHILD, 13, message=told)).message == told["message"]
-
-
-def test_a_message_that_is_no_report_is_quoted() -> None:
-    failure = classify_failure(CHILD, make_ended_pod(CHILD, 1, message="Segmentation fault"))
-
-    assert failure.failure_class is FailureClass.UNKNOWN
-    assert "Segmentation fault" in failure.message
-    assert "kubectl -n ml logs" in failure.message
+from finetune_api.spec import FailurePolicy, OnOutOfMemory
+from finetune_operator.policies.advice import advise
+from finetune_operator.policies.classification import Failure
+from finetune_operator.policies.retry import Verdict, is_counted, judge, next_start
+from tests.unit.operator.builders import NOW
 
 
 @pytest.mark.parametrize(
@@ -111,16 +30,86 @@ def test_only_disruptions_with_progress_are_free(disrupted: bool, saved: bool, c
     assert is_counted(failure, saved_new_checkpoint=saved) is counted
 
 
-@pytest.mark.parametrize("failure_class", [each for each in FailureClass if each.ends_job])
-def test_some_classes_end_the_job_at_once(failure_class: FailureClass) -> None:
-    assert not may_restart(Failure(failure_class, ""), counted=True, restarts=0, max_restarts=9)
+POLICY = FailurePolicy(max_restarts=3)
+
+
+def verdict(failure_class: FailureClass, stage: Stage = Stage.TRAIN, **changes: Any) -> Verdict:
+    restarts, saved = changes.pop("restarts", 0), changes.pop("saved", False)
+    failure = Failure(failure_class, "", disrupted=changes.pop("disrupted", False))
+    policy = POLICY.model_copy(update=changes)
+    return judge(failure, stage, policy, restarts=restarts, saved_new_checkpoint=saved)
+
+
+@pytest.mark.parametrize("failure_class", list(FailureClass))
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_class_that_ends_the_job_does_so_at_once_but_training_backs_off(
+    failure_class: FailureClass, stage: Stage
+) -> None:
+    backs_off = failure_class is FailureClass.OUT_OF_MEMORY and stage is Stage.TRAIN
+
+    judged = verdict(failure_class, stage)
+
+    assert judged.restarts is (backs_off or not failure_class.ends_job)
+    assert judged.halves_micro_batch is backs_off
+
+
+def test_out_of_memory_ends_the_job_where_the_user_wants_that() -> None:
+    judged = verdict(FailureClass.OUT_OF_MEMORY, on_out_of_memory=OnOutOfMemory.FAIL)
+
+    assert not judged.restarts
+    assert judged.explanation == "Not restarted: spec.failurePolicy.onOutOfMemory is Fail."
+
+
+def test_backing_off_has_an_end() -> None:
+    assert not verdict(FailureClass.OUT_OF_MEMORY, restarts=3).restarts
 
 
 def test_uncounted_failures_restart_also_when_restarts_are_used_up() -> None:
-    failure = Failure(FailureClass.PREEMPTED, "", disrupted=True)
+    free = verdict(FailureClass.PREEMPTED, restarts=3, disrupted=True, saved=True)
+    counted = verdict(FailureClass.PREEMPTED, restarts=3, disrupted=True)
 
-    assert may_restart(failure, counted=False, restarts=3, max_restarts=3)
-    assert not may_restart(failure, counted=True, restarts=3, max_restarts=3)
+    assert (free.restarts, free.counted) == (True, False)
+    assert (counted.restarts, counted.counted) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("judged", "told"),
+    [
+        pytest.param(
+            verdict(FailureClass.UNKNOWN, restarts=1),
+            "Restarted: restart 2 of 3 (spec.failurePolicy.maxRestarts).",
+            id="a restart is counted",
+        ),
+        pytest.param(
+            verdict(FailureClass.EVICTED, disrupted=True, saved=True),
+            "Restarted, uncounted: the run was disrupted after it had saved a new checkpoint.",
+            id="a free one says why",
+        ),
+        pytest.param(
+            verdict(FailureClass.UNKNOWN, restarts=3),
+            "Not restarted: spec.failurePolicy.maxRestarts (3) is used up.",
+            id="the limit is named",
+        ),
+        pytest.param(
+            verdict(FailureClass.DATA_ERROR),
+            "Not restarted: DataError would happen again.",
+            id="a final class says so",
+        ),
+        pytest.param(
+            verdict(FailureClass.OUT_OF_MEMORY),
+            "Restarted with micro-batches of half the size: restart 1 of 3 (spec.failurePolicy.maxRestarts).",
+            id="backing off is told",
+        ),
+    ],
+)
+def test_the_verdict_says_whether_another_attempt_follows_and_why(judged: Verdict, told: str) -> None:
+    assert judged.explanation == told
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("failure_class", list(FailureClass))
+def test_every_failure_has_advice(failure_class: FailureClass, stage: Stage) -> None:
+    assert advise(failure_class, stage, pod="bot-train-1-x", namespace="ml").endswith(".")
 
 
 def test_the_next_start_is_the_same_at_every_asking_and_differs_between_jobs() -> None:

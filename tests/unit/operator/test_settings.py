@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
 
+from finetune_api.spec import Store
+from finetune_operator.default_output import DefaultStore
 from finetune_operator.settings import SettingsError, load_settings
 
 MINIMAL = {
@@ -24,6 +27,18 @@ def test_everything_else_has_a_default() -> None:
     assert (settings.progress_port, settings.health_port) == (8443, 8080)
     assert settings.progress_interval == timedelta(seconds=10)
     assert settings.pods.service_account is None
+    assert (settings.lease_name, settings.lease_duration) == ("finetune-operator", timedelta(seconds=10))
+    assert settings.progress_auth == "TokenReview"
+    assert (settings.default_store, settings.trust_remote_code) == (None, False)
+    assert (settings.pods.pass_through_labels, settings.pods.pass_through_annotations) == ((), ())
+
+
+def test_the_default_patience_with_watches_can_be_kept() -> None:
+    settings = load_settings(MINIMAL)
+
+    # The API server sends a bookmark every minute: less patience would open healthy watches anew for ever.
+    assert settings.watch_inactivity > timedelta(seconds=60)
+    assert settings.watch_silence > 2 * settings.watch_inactivity
 
 
 def test_lists_are_comma_separated() -> None:
@@ -33,6 +48,39 @@ def test_lists_are_comma_separated() -> None:
 
     assert settings.watch_namespaces == ("a", "b")
     assert settings.pods.image_pull_secrets == ("one", "two")
+
+
+def test_keys_that_may_pass_through_are_listed() -> None:
+    settings = load_settings(
+        MINIMAL
+        | {
+            "FINETUNE_PASS_THROUGH_LABELS": "example.com/team,cost-centre",
+            "FINETUNE_PASS_THROUGH_ANNOTATIONS": "kueue.x-k8s.io/podset-required-topology",
+        }
+    )
+
+    assert settings.pods.pass_through_labels == ("example.com/team", "cost-centre")
+    assert settings.pods.pass_through_annotations == ("kueue.x-k8s.io/podset-required-topology",)
+
+
+def test_a_default_store_is_parsed_whole() -> None:
+    store = {"endpoint": "https://s3.example.com", "credentialsSecretRef": {"name": "keys"}}
+    content = json.dumps({"uri": "s3://models/tuned/", "store": store})
+
+    settings = load_settings(MINIMAL | {"FINETUNE_DEFAULT_STORE": content})
+
+    assert settings.default_store == DefaultStore("s3://models/tuned", Store.model_validate(store))
+
+
+def test_a_copy_of_the_clusters_keys_goes_with_their_issuer() -> None:
+    both = {"FINETUNE_PROGRESS_KEYS_PATH": "/keys.json", "FINETUNE_PROGRESS_ISSUER": "https://issuer"}
+
+    settings = load_settings(MINIMAL | both)
+
+    assert (settings.progress_keys_path, settings.progress_issuer) == ("/keys.json", "https://issuer")
+    for name in both:
+        with pytest.raises(SettingsError, match=name):
+            load_settings(MINIMAL | {key: value for key, value in both.items() if key != name})
 
 
 @pytest.mark.parametrize(
@@ -51,6 +99,21 @@ def test_lists_are_comma_separated() -> None:
         ("FINETUNE_PROGRESS_SERVICE_URL", "https://operator:8443/path"),
         ("FINETUNE_LOG_FORMAT", "xml"),
         ("FINETUNE_LOG_LEVEL", "LOUD"),
+        ("FINETUNE_LEASE_SECONDS", "2"),
+        ("FINETUNE_WATCH_SILENCE_SECONDS", "140"),
+        ("FINETUNE_WATCH_INACTIVITY_SECONDS", "75"),
+        ("FINETUNE_PROGRESS_AUTH", "None"),
+        ("FINETUNE_TRUST_REMOTE_CODE", "yes"),
+        ("FINETUNE_PASS_THROUGH_LABELS", "a b/c/d"),
+        ("FINETUNE_PASS_THROUGH_LABELS", "finetune.dev/job-uid"),
+        ("FINETUNE_PASS_THROUGH_LABELS", "batch.kubernetes.io/job-name"),
+        ("FINETUNE_PASS_THROUGH_LABELS", "app.kubernetes.io/name"),
+        ("FINETUNE_PASS_THROUGH_LABELS", "kueue.x-k8s.io/queue-name"),
+        ("FINETUNE_PASS_THROUGH_ANNOTATIONS", "finetune.dev/spec-digest"),
+        ("FINETUNE_DEFAULT_STORE", "s3://models"),
+        ("FINETUNE_DEFAULT_STORE", '{"store": {}}'),
+        ("FINETUNE_DEFAULT_STORE", '{"uri": "https://models"}'),
+        ("FINETUNE_DEFAULT_STORE", '{"uri": "s3://models", "store": {"endpont": "https://s3"}}'),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(name: str, value: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.names import Stage
 from finetune_api.reasons import Reason
+from finetune_operator.gang import Gang
 from finetune_operator.observation import Complaint, EventsSeen, JobFacts, PodFacts
 from finetune_operator.references import list_references
 from finetune_operator.waiting import Explanation, explain_waiting
@@ -23,7 +24,8 @@ def explain(
     assert spec is not None
     uid = pod.uid if pod else child.uid
     observed = observe(child, events={uid: EventsSeen(complaint, NOW)})
-    return explain_waiting(child, pod, observed, list_references(spec, Stage.TRAIN), NOW)
+    gang = Gang(child, (pod,) if pod else ())
+    return explain_waiting(gang, observed, list_references(spec, Stage.TRAIN), NOW)
 
 
 CASES: list[tuple[str, PodFacts | None, Complaint | None, Reason, str]] = [
@@ -52,7 +54,7 @@ CASES: list[tuple[str, PodFacts | None, Complaint | None, Reason, str]] = [
         make_pod(CHILD, waiting_reason="ErrImagePull", waiting_message="not found"),
         None,
         Reason.IMAGE_PULL,
-        "cannot pull its image (ErrImagePull): not found. Check the chart's image",
+        "cannot pull its image trainer:1 (ErrImagePull): not found. Check spec.image",
     ),
     (
         "no node with such a GPU",

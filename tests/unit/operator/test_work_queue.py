@@ -127,3 +127,72 @@ async def test_failures_come_back_later_and_later_up_to_a_minute() -> None:
     pauses = [queue._backoff(A) for _ in range(10)]
 
     assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+async def test_who_is_told_when_to_come_again_comes_no_earlier_and_not_with_all_others() -> None:
+    work = Work()
+    work.answers = [RetryLater("too many requests", delay_seconds=7)]
+    queue = WorkQueue(work, jitter=lambda: 0.5)
+
+    assert await queue._attempt(A) == 7 * 1.25
+
+
+async def test_a_short_pause_that_was_asked_for_does_not_undo_the_backoff() -> None:
+    work = Work()
+    work.answers = [RetryLater("too many requests", delay_seconds=1) for _ in range(5)]
+    queue = WorkQueue(work, jitter=lambda: 0.0)
+
+    assert [await queue._attempt(A) for _ in range(5)] == [1, 1, 2, 4, 8]
+
+
+async def test_what_failed_comes_back_soon_when_the_reason_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_queue, "FIRST_RETRY_SECONDS", 60.0)
+    work = Work()
+    work.answers = [RetryLater("the API server is away"), 60.0]
+    async with running(work) as queue:
+        queue.enqueue(A)
+        await until(lambda: work.calls == [A] and len(queue) == 0)
+        queue.enqueue(B)
+        await until(lambda: work.calls == [A, B] and len(queue) == 0)
+
+        queue.retry_failed()
+        await until(lambda: work.calls == [A, B, A])
+
+        # B did not fail: it wants to be seen again in its own time.
+        assert len(queue) == 0
+
+
+async def test_at_the_end_what_runs_is_finished_and_nothing_else_begins() -> None:
+    work = Work()
+    work.gate.clear()
+    async with running(work) as queue:
+        for key in (A, B):
+            queue.enqueue(key)
+        await until(lambda: len(work.running) == 2)
+        queue.enqueue(A)
+        drained = asyncio.create_task(queue.drain(2))
+        await asyncio.sleep(0)
+        queue.enqueue(JobKey("ml", "late"))
+        work.gate.set()
+        await drained
+
+        assert work.running == []
+        assert len(queue) == 0
+    assert sorted(work.calls) == [A, B]
+
+
+async def test_what_does_not_end_in_time_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    work = Work()
+    work.gate.clear()
+    async with running(work) as queue:
+        queue.enqueue(A)
+        await until(lambda: work.running == [A])
+
+        await queue.drain(0.01)
+
+    assert "the reconcile of ml/a did not end" in caplog.text
+
+
+async def test_a_queue_with_nothing_to_do_is_drained_at_once() -> None:
+    async with running(Work()) as queue:
+        await queue.drain(60)

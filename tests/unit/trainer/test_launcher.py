@@ -1,35 +1,29 @@
-"""The parent process: how ranks are started, ended and judged."""
+"""The parent process: how ranks are started, told to stop, watched and ended."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_api import names
 from finetune_api.job_file import JobFile
 from finetune_api.spec import Store
-from finetune_api.termination import TrainedFacts
 from finetune_trainer import launcher, rank_processes
-from finetune_trainer.errors import (
-    NonFiniteLoss,
-    OutOfMemory,
-    Preempted,
-    StageError,
-    StorageUnavailable,
-    UserError,
-)
-from finetune_trainer.launcher import RankLost, conclude
+from finetune_trainer.errors import Stalled, UserError
+from finetune_trainer.heartbeat import Heart
+from finetune_trainer.placement import Placement
 from finetune_trainer.rank_processes import RankEnd, RankProcesses, rank_environment
 from finetune_trainer.storage import ObjectStore
-from finetune_trainer.work_directory import RankResult, WorkDirectory
+from finetune_trainer.work_directory import WorkDirectory
 from tests.builders.jobs import make_manifest
-
-FACTS = TrainedFacts(step=10, loss=1.0, checkpoint_uri=None)
 
 
 def make_job_file(**changes: Any) -> JobFile:
@@ -44,77 +38,32 @@ def make_job_file(**changes: Any) -> JobFile:
     return JobFile.model_validate({**fields, "spec": make_manifest(**changes)["spec"]})
 
 
-def make_result(
-    rank: int, exit_code: int, *, ended: float = 0.0, message: str = "said by a rank"
-) -> RankResult:
-    trained = FACTS if exit_code == 0 else None
-    return RankResult(rank=rank, exit_code=exit_code, message=message, step=7, ended=ended, trained=trained)
+def one_pod(ranks: int) -> Placement:
+    return Placement(node=0, nodes=1, ranks_per_node=ranks)
 
 
-def make_ends(*codes: int, killed_by_us: tuple[int, ...] = ()) -> list[RankEnd]:
-    return [RankEnd(rank, code, rank in killed_by_us) for rank, code in enumerate(codes)]
-
-
-def test_all_ranks_done_is_done() -> None:
-    results = [make_result(0, 0), make_result(1, 0)]
-    assert conclude(make_ends(0, 0), results, told_to_go=False, oom_killed=False) == FACTS
-
-
-@pytest.mark.parametrize(
-    ("codes", "expected"),
-    [
-        pytest.param((20, 10), UserError, id="what the user must mend before what time heals"),
-        pytest.param((1, 14), NonFiniteLoss, id="an understood failure before an unexpected error"),
-        pytest.param((22, 20), StorageUnavailable, id="a failure before a preemption"),
-        pytest.param((0, 22), Preempted, id="one rank preempted is preempted"),
-    ],
-)
-def test_most_specific_class_wins(codes: tuple[int, ...], expected: type[StageError]) -> None:
-    results = [make_result(rank, code) for rank, code in enumerate(codes)]
-    with pytest.raises(expected, match="said by a rank") as caught:
-        conclude(make_ends(*codes), results, told_to_go=False, oom_killed=False)
-    assert caught.value.step == 7
-
-
-def test_earliest_end_wins_within_a_class() -> None:
-    results = [
-        make_result(0, 20, ended=5.0, message="second"),
-        make_result(1, 20, ended=4.0, message="first"),
-    ]
-    with pytest.raises(StorageUnavailable, match="first"):
-        conclude(make_ends(20, 20), results, told_to_go=False, oom_killed=False)
-
-
-def test_signal_is_the_cause_and_not_the_lost_connections_it_leaves() -> None:
-    ends = make_ends(1, -signal.SIGKILL, -signal.SIGKILL, killed_by_us=(2,))
-    with pytest.raises(RankLost, match="rank 1 was killed by SIGKILL"):
-        conclude(ends, [make_result(0, 1, message="connection reset")], told_to_go=False, oom_killed=False)
-
-
-def test_kernels_memory_kill_says_what_to_raise() -> None:
-    with pytest.raises(OutOfMemory, match=r"spec\.resources\.memory"):
-        conclude(make_ends(-signal.SIGKILL), [], told_to_go=False, oom_killed=True)
-
-
-def test_rank_that_dies_of_sigterm_while_it_loads_is_preempted() -> None:
-    with pytest.raises(Preempted, match="before it could save"):
-        conclude(make_ends(-signal.SIGTERM), [], told_to_go=True, oom_killed=False)
-
-
-# --- processes -------------------------------------------------------------------------------------------------
-
-
-def start(script: str, world_size: int) -> RankProcesses:
-    ranks = RankProcesses(["-u", "-c", f"import os, signal, sys, time\n{script}"], world_size)
+def start(script: str, ranks_per_node: int, **options: Any) -> RankProcesses:
+    arguments = ["-u", "-c", f"import faulthandler, os, signal, sys, time\n{script}"]
+    ranks = RankProcesses(arguments, one_pod(ranks_per_node), **options)
     ranks.start()
     return ranks
 
 
 def test_single_rank_gets_no_rendezvous_and_several_get_one() -> None:
-    assert set(rank_environment(0, 1, 0, threads=2)) == {"OMP_NUM_THREADS", "OMP_WAIT_POLICY"}
-    environment = rank_environment(1, 2, 4711, threads=1)
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & rank_environment(0, one_pod(1), 0, threads=2).keys()
+    environment = rank_environment(1, one_pod(2), 4711, threads=1)
     assert environment["RANK"] == environment["LOCAL_RANK"] == "1"
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("127.0.0.1", "4711")
+    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+def test_ranks_of_several_pods_are_numbered_through_and_use_the_pods_network() -> None:
+    second = Placement(1, 2, ranks_per_node=4, master_address="bot-train-1-0.bot-train-1", master_port=29500)
+    environment = rank_environment(6, second, 29500, threads=1)
+    place = [environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+    assert place == ["6", "2", "8", "4"]
+    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("bot-train-1-0.bot-train-1", "29500")
+    assert "GLOO_SOCKET_IFNAME" not in environment
 
 
 def test_logs_carry_the_rank_when_there_are_several(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -179,5 +128,57 @@ def test_what_cannot_be_fetched_ends_the_ranks_that_were_loading_meanwhile(
         ObjectStore.open(Store(endpoint="http://127.0.0.1:1")),
     )
     with pytest.raises(UserError, match="was changed"):
-        launcher.run_ranks(job, tmp_path, WorkDirectory(tmp_path), store, launcher.Relay())
+        launcher.run_ranks(job, tmp_path, WorkDirectory(tmp_path), store, launcher.Relay(), one_pod(2))
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+
+def test_ranks_that_do_not_save_within_the_grace_are_ended() -> None:
+    ranks = start("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)", 1, save_seconds=0.3)
+    ranks.terminate()
+    began = time.monotonic()
+    ends = ranks.wait()
+    assert time.monotonic() - began < 10
+    assert [end.code for end in ends] in ([-signal.SIGKILL], [-signal.SIGTERM])
+
+
+@pytest.mark.parametrize(
+    ("grace", "expected"), [("120", 115.0), ("3", 0.0), ("", None), ("soon", None)], ids=repr
+)
+def test_the_launcher_keeps_some_of_the_grace_for_its_last_words(
+    grace: str, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(names.ENV_GRACE_SECONDS, grace)
+    assert launcher.seconds_to_save() == expected
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_rank_that_hangs_shows_its_stack_and_a_stopped_one_is_named(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    ready = [tmp_path / "ready-0", tmp_path / "ready-1"]
+    ranks = start(
+        "faulthandler.register(signal.SIGUSR1)\n"
+        f"def hang():\n    open({str(tmp_path)!r} + '/ready-' + os.environ['RANK'], 'w')\n    time.sleep(60)\n"
+        "hang()",
+        2,
+    )
+    wait_until(lambda: all(path.exists() for path in ready))
+    os.kill(ranks._processes[1].pid, signal.SIGSTOP)
+    wait_until(lambda: bool(ranks.idle_states()))
+    work = WorkDirectory(tmp_path)
+    work.clear_messages()
+    for rank in range(2):
+        Heart(work.heartbeat(rank)).finish_step(7)
+    with pytest.raises(
+        Stalled, match=r"after step 7, while training \(rank 1 is stopped by a signal\)"
+    ) as stall:
+        launcher.watch_ranks(ranks, work, one_pod(2), stall_timeout_seconds=0.3)
+    assert (stall.value.rank, stall.value.step) == (1, 7)
+    ranks.kill()
+    assert b"[rank 0]   File" in capfdbinary.readouterr().err

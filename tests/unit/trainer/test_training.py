@@ -21,12 +21,13 @@ from finetune_trainer.data.step_batches import StepBatches
 from finetune_trainer.errors import NonFiniteLoss
 from finetune_trainer.gang import Gang
 from finetune_trainer.model import decide_precision, load_base_model
-from finetune_trainer.rank import out_of_memory
+from finetune_trainer.memory_errors import out_of_memory
 from finetune_trainer.snapshot import (
     LiveState,
+    encode_random_state,
     load_snapshot,
     restore_random_state,
-    save_random_state,
+    save_random_states,
     save_shared_state,
 )
 from finetune_trainer.training import FineTuneTrainer, StepFigures, StepMeter, training_arguments
@@ -207,7 +208,7 @@ def test_snapshot_holds_no_frozen_weight(tmp_path: Path) -> None:
     folder.mkdir()
     live = LiveState(cell.model, cell.trainer.optimizer, cell.trainer.lr_scheduler)
     save_shared_state(folder, 6, live, ALONE)
-    save_random_state(folder, ALONE)
+    save_random_states(folder, [encode_random_state(ALONE)])
     trained_bytes = sum(value.nbytes for value in cell.trained().values())
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3 * trained_bytes + 32_000
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
@@ -223,7 +224,7 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
     cell.trainer.train()
     live = LiveState(cell.model, cell.trainer.optimizer, cell.trainer.lr_scheduler)
     save_shared_state(tmp_path, 6, live, ALONE)
-    save_random_state(tmp_path, ALONE)
+    save_random_states(tmp_path, [encode_random_state(ALONE)])
 
     def draw() -> tuple[float, float, float]:
         return torch.rand(()).item(), random.random(), float(np.random.rand())

@@ -1,7 +1,7 @@
 """Checkpoints of a run: when they are taken, what goes in, and how a new attempt goes on from one.
 
-Each rank writes its part into the shared folder; rank 0 uploads and commits while the others wait. Files and store
-are never touched between two collectives of a step, and one rank's error becomes the error of all.
+Rank 0 gathers, writes, uploads and commits while the others wait: ranks of other pods share no folder with it. Files
+and store are never touched between two collectives of a step, and one rank's error becomes the error of all.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from finetune_trainer.checkpoints import (
 )
 from finetune_trainer.errors import StageError, StorageUnavailable
 from finetune_trainer.gang import Gang
+from finetune_trainer.heartbeat import Heart, Phase
 from finetune_trainer.snapshot import (
     LiveState,
     TrainerSnapshot,
+    encode_random_state,
     restore_optimizer,
     restore_random_state,
-    save_random_state,
+    save_random_states,
     save_shared_state,
 )
 from finetune_trainer.storage import ObjectStore
@@ -87,6 +89,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         sink: CheckpointSink,
         gang: Gang,
         meter: StepMeter,
+        heart: Heart,
         *,
         directory: Path,
         metrics: Path,
@@ -96,6 +99,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self._sink = sink
         self._gang = gang
         self._meter = meter
+        self._heart = heart
         self._directory = directory
         self._metrics = metrics
         self._every_steps = every_steps
@@ -108,17 +112,19 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         figures = self._meter.figures
         is_done = state.global_step >= state.max_steps
         if state.global_step % self._every_steps == 0 or (figures.stop_requested and not is_done):
+            self._heart.enter(Phase.SAVING)
             self._save(figures, LiveState.from_callback(kwargs))
 
     def _save(self, figures: StepFigures, live: LiveState) -> None:
         gang, directory, topic = self._gang, self._directory, f"checkpoint/{figures.step}"
+        random_states = gang.collect(f"{topic}/random", encode_random_state(gang))
 
-        def save_shared() -> None:
+        def save_files() -> None:
+            _empty(directory)
+            save_random_states(directory, random_states)
             save_shared_state(directory, figures.step, live, gang)
 
-        gang.let_leader(f"{topic}/folder", on_local_disk(lambda: _empty(directory)))
-        gang.do_together(f"{topic}/random", on_local_disk(lambda: save_random_state(directory, gang)))
-        gang.let_leader(f"{topic}/shared", on_local_disk(save_shared))
+        gang.let_leader(f"{topic}/files", on_local_disk(save_files))
         gang.let_leader(f"{topic}/commit", lambda: self._commit(figures))
 
     def _commit(self, figures: StepFigures) -> None:

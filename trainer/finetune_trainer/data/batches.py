@@ -46,7 +46,9 @@ def split_step(
     A micro-batch holds at most `micro_batch_tokens` tokens, unless it is a single longer row. The micro-batches that
     ranks compute at the same time are of similar size, since the slowest rank decides.
     """
-    bin_count = world_size * _ceil_div(_ceil_div(sum(lengths), micro_batch_tokens), world_size)
+    # A bound below the rows' own lengths asks for no more micro-batches than there are rows.
+    most = min(len(lengths), _ceil_div(sum(lengths), micro_batch_tokens))
+    bin_count = world_size * _ceil_div(most, world_size)
     bins = _balanced_bins(lengths, bin_count)
     while not all(_fits(rows, lengths, micro_batch_tokens) for rows in bins):
         bin_count += world_size

@@ -18,7 +18,7 @@ from s3transfer.manager import TransferConfig, TransferManager
 
 from finetune_api import names
 from finetune_api.spec import Addressing, Checksums, Store
-from finetune_trainer.errors import ObjectMissing, UserError
+from finetune_trainer.errors import ObjectMissing, StorageUnavailable, UserError
 from finetune_trainer.storage.credentials import MountedCredentials
 from finetune_trainer.storage.failures import StoreDescription, translated
 from finetune_trainer.storage.locations import ObjectInfo, S3Location, refuse_metadata_endpoint, safe_path
@@ -152,9 +152,41 @@ class ObjectStore:
             for start in range(0, len(bucket_keys), _DELETE_BATCH):
                 self._delete_batch(bucket, bucket_keys[start : start + _DELETE_BATCH])
 
-    def delete_prefix(self, prefix_uri: str) -> None:
-        """Delete every object of a folder."""
-        self.delete([info.uri for info in self.list_objects(prefix_uri)])
+    def delete_version(self, uri: str, etag: str) -> bool:
+        """Delete an object only if it is still the version with this etag; else return False."""
+        location = S3Location.parse(uri)
+        with translated(self._description, uri, "delete"):
+            try:
+                self._client.delete_object(Bucket=location.bucket, Key=location.key, IfMatch=etag)
+            except ClientError as error:
+                if not _is_precondition_failed(error):
+                    raise
+                return False
+        return True
+
+    def delete_folder(self, prefix_uri: str) -> int:
+        """Delete every object of a folder, page by page, and return how many there were."""
+        location = S3Location.parse(prefix_uri)
+        count, deleted = 0, list[str]()
+        while keys := self._first_keys(location, prefix_uri):
+            self._ensure_gone(keys[0] not in deleted, prefix_uri)
+            # Whatever stands inside a "folder" object goes before it.
+            deleted = sorted(keys, reverse=True)
+            self._delete_batch(location.bucket, deleted)
+            count += len(keys)
+        return count
+
+    def abort_uploads(self, prefix_uri: str) -> int:
+        """Remove what unfinished uploads left in a folder, and return how many there were."""
+        location = S3Location.parse(prefix_uri)
+        count, aborted = 0, list[tuple[str, str]]()
+        while uploads := self._first_uploads(location, prefix_uri):
+            self._ensure_gone(uploads[0] not in aborted, prefix_uri)
+            aborted = uploads
+            for key, upload_id in uploads:
+                self._abort_upload(location.bucket, key, upload_id)
+            count += len(uploads)
+        return count
 
     # --- files -----------------------------------------------------------------------------------------------
 
@@ -197,6 +229,35 @@ class ObjectStore:
             response = self._client.get_object(Bucket=location.bucket, Key=location.key, **arguments)
             with response["Body"] as body:
                 return bytes(body.read())
+
+    def _first_keys(self, location: S3Location, uri: str) -> list[str]:
+        # Always the first page: what was deleted is not listed again, and who is interrupted needs no place to go on.
+        with translated(self._description, uri, "list"):
+            page = self._client.list_objects_v2(
+                Bucket=location.bucket, Prefix=location.folder_prefix, MaxKeys=_DELETE_BATCH
+            )
+        return [entry["Key"] for entry in page.get("Contents", [])]
+
+    def _first_uploads(self, location: S3Location, uri: str) -> list[tuple[str, str]]:
+        with translated(self._description, uri, "list the unfinished uploads of"):
+            page = self._client.list_multipart_uploads(Bucket=location.bucket, Prefix=location.folder_prefix)
+        return [(entry["Key"], entry["UploadId"]) for entry in page.get("Uploads", [])]
+
+    def _ensure_gone(self, is_gone: bool, uri: str) -> None:
+        if not is_gone:
+            raise StorageUnavailable(
+                f"{self.endpoint} still lists what was deleted below {uri}. The stage is tried again; if this repeats, "
+                "look at the bucket's retention rules."
+            )
+
+    def _abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        with translated(self._description, f"s3://{bucket}/{key}", "remove the unfinished upload of"):
+            try:
+                self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+            except ClientError as error:
+                # It was finished or removed meanwhile.
+                if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+                    raise
 
     def _delete_batch(self, bucket: str, keys: list[str]) -> None:
         uri = f"s3://{bucket}/{keys[0]}"

@@ -1,0 +1,1 @@
+"""Benchmarks: one package for each part of the project, one result file each, a line for every bar."""

@@ -1,0 +1,20 @@
+"""The rival: about as little as a kopf operator can be. One Job for each FineTuneJob, and no status."""
+
+import kopf
+from kubernetes.aio import client, config
+
+CONTAINER = {"name": "trainer", "image": "trainer", "args": ["train"]}
+
+
+@kopf.on.startup()
+async def on_startup(memo: kopf.Memo, **_: object) -> None:
+    await config.load_kube_config()
+    memo.jobs = client.BatchV1Api()
+
+
+@kopf.on.create("finetune.dev", "v1alpha1", "finetunejobs")
+async def on_create(name: str, namespace: str, body: kopf.Body, memo: kopf.Memo, **_: object) -> None:
+    pod = {"spec": {"restartPolicy": "Never", "containers": [CONTAINER]}}
+    job = {"metadata": {"name": name}, "spec": {"template": pod, "backoffLimit": 0}}
+    kopf.adopt(job, owner=body)
+    await memo.jobs.create_namespaced_job(namespace, job)

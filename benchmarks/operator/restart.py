@@ -1,0 +1,185 @@
+"""C-4 and C-5: a restart beside thousands of stored jobs, nearly all finished; and what the operator holds in memory.
+
+The naive operator comes last, on the same objects: it writes an annotation into each, which would be a change for ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.bars import Bar, Figure, median_figure
+from benchmarks.operator.api import gather_limited, path_of
+from benchmarks.operator.audit import Request, count_by_kind
+from benchmarks.operator.jobs import build_job, first_child, has_phase, list_names
+from benchmarks.operator.kubelet import PodLife, leading_pods
+from benchmarks.operator.scale import Scale
+from benchmarks.operator.watcher import Watcher, watching, within
+from benchmarks.operator.world import OpenWorld, World
+from finetune_api import PLURAL
+from finetune_api.names import Stage
+
+REQUESTS_AT_ONCE = 32
+PATIENCE_SECONDS = 300.0
+# How long after it is ready the operator is watched for writes that it should not make; peak memory is read then.
+SETTLE_SECONDS = 4.0
+FINISHED, UNFINISHED, NEW = "finished", "unfinished", "new"
+WHOLE_LIFE = {stage: PodLife(runs_seconds=0.05) for stage in (Stage.PREPARE, Stage.TRAIN, Stage.EXPORT)}
+
+
+@dataclass
+class _Restarts:
+    """Samples of the operator's restarts."""
+
+    ready_seconds: list[float] = field(default_factory=list)
+    new_job_seconds: list[float] = field(default_factory=list)
+    stray_writes: list[dict[str, int]] = field(default_factory=list)
+    peaks_mib: list[float] = field(default_factory=list)
+    requests: list[dict[str, int]] = field(default_factory=list)
+
+
+async def measure_restart(open_world: OpenWorld, scale: Scale) -> Sequence[Bar]:
+    """Store the jobs, restart beside them, then let the naive operator do the same."""
+    finished = scale.stored_jobs - scale.unfinished_jobs
+    async with open_world(fast_controllers=True) as world:
+        empty_mib = [await _peak_without_jobs(world) for _ in range(scale.restarts)]
+        await _store_jobs(world, finished, scale.unfinished_jobs)
+        restarts = _Restarts()
+        for number in range(scale.restarts):
+            await _restart(world, f"{NEW}-{number}", restarts)
+        naive_first_mib, naive_mib = await _measure_naive(world, scale.restarts)
+    return (
+        _bar_of_restart(restarts, scale.stored_jobs, finished),
+        _bar_of_memory(empty_mib, restarts.peaks_mib, naive_first_mib, naive_mib, scale.stored_jobs),
+    )
+
+
+def _bar_of_restart(restarts: _Restarts, stored: int, finished: int) -> Bar:
+    strays = [sum(counted.values()) for counted in restarts.stray_writes]
+    return Bar(
+        "C-4",
+        f"restart with {stored} objects, {finished} finished",
+        (
+            median_figure("ready", restarts.ready_seconds, "s", 20),
+            Figure("writes for unchanged objects", max(strays), "writes", 0, strays),
+            median_figure("a new job handled", restarts.new_job_seconds, "s", 1),
+        ),
+        {"writesForUnchangedObjects": restarts.stray_writes, "requests": restarts.requests},
+    )
+
+
+def _bar_of_memory(
+    empty: Sequence[float], full: Sequence[float], naive_first: float, naive: Sequence[float], stored: int
+) -> Bar:
+    naive_figure = median_figure("naive", naive, "MiB")
+    return Bar(
+        "C-5",
+        "memory (VmHWM)",
+        (
+            median_figure("at 0 objects", empty, "MiB", 96),
+            median_figure(f"at {stored} objects", full, "MiB", naive_figure.value),
+        ),
+        {
+            "naiveAfterRestartMiB": list(naive),
+            "naiveAfterHandlingEachMiB": naive_first,
+            "compared": "both after a restart beside the same stored objects",
+        },
+    )
+
+
+async def _peak_without_jobs(world: World) -> float:
+    async with world.operator() as (process, _):
+        await asyncio.sleep(SETTLE_SECONDS)
+        return process.peak_memory_mib
+
+
+# --- what is stored ------------------------------------------------------------------------------------------------
+
+
+async def _store_jobs(world: World, finished: int, unfinished: int) -> None:
+    """Unfinished jobs whose pods run, and copies of a job that the operator itself has led to its end."""
+    async with world.operator(), watching(world.api, PLURAL, "pods") as watcher:
+        status = await _lead_one(world, watcher)
+        async with leading_pods(world.api, watcher, {Stage.PREPARE: PodLife(runs_seconds=None)}):
+            names = list(list_names(UNFINISHED, unfinished))
+            under_way = [
+                watcher.expect(PLURAL, world.namespace, name, has_phase("Preparing")) for name in names
+            ]
+            await gather_limited(
+                (world.api.create(PLURAL, build_job(world.namespace, name)) for name in names),
+                REQUESTS_AT_ONCE,
+            )
+            await within(PATIENCE_SECONDS, "the start of the unfinished jobs", asyncio.gather(*under_way))
+            await asyncio.sleep(SETTLE_SECONDS)
+    copies = (_store_finished(world, name, status) for name in list_names(FINISHED, finished))
+    await gather_limited(copies, REQUESTS_AT_ONCE)
+
+
+async def _lead_one(world: World, watcher: Watcher) -> dict[str, Any]:
+    """Lead one job to its end; returns its status."""
+    name = "pattern"
+    async with leading_pods(world.api, watcher, WHOLE_LIFE):
+        succeeded = watcher.expect(PLURAL, world.namespace, name, has_phase("Succeeded", "Failed"))
+        await world.api.create(PLURAL, build_job(world.namespace, name))
+        seen = await within(PATIENCE_SECONDS, "the end of a job", succeeded)
+    status: dict[str, Any] = seen.body["status"]
+    return status
+
+
+async def _store_finished(world: World, name: str, status: dict[str, Any]) -> None:
+    created = await world.api.create(PLURAL, build_job(world.namespace, name))
+    await world.api.send(
+        "PUT", f"{path_of(PLURAL, world.namespace, name)}/status", {**created, "status": status}
+    )
+
+
+# --- restarts ------------------------------------------------------------------------------------------------------
+
+
+async def _restart(world: World, new_name: str, restarts: _Restarts) -> None:
+    """Start, create a job in the moment when the operator says it is ready, and look for writes it should not make."""
+    mark = world.audit.mark()
+    async with world.operator() as (process, ready_seconds), watching(world.api, "jobs") as watcher:
+        restarts.ready_seconds.append(ready_seconds)
+        handled = watcher.expect("jobs", world.namespace, first_child(new_name))
+        await world.api.create(PLURAL, build_job(world.namespace, new_name))
+        created_at = time.monotonic()
+        seen = await within(PATIENCE_SECONDS, f"the first child Job of {new_name}", handled)
+        restarts.new_job_seconds.append(max(0.0, seen.at - created_at))
+        await asyncio.sleep(SETTLE_SECONDS)
+        restarts.peaks_mib.append(process.peak_memory_mib)
+    requests = world.audit.requests(mark, user=world.installation.account.user)
+    restarts.requests.append(count_by_kind(requests))
+    restarts.stray_writes.append(count_by_kind(each for each in requests if _is_stray(each, world.namespace)))
+
+
+def _is_stray(request: Request, namespace: str) -> bool:
+    """Whether it writes to a job that nobody has touched, or to a child or an event of one."""
+    is_about_stored = request.name.startswith((FINISHED, UNFINISHED))
+    return request.is_write and request.namespace == namespace and is_about_stored
+
+
+async def _measure_naive(world: World, restarts: int) -> tuple[float, list[float]]:
+    """Peak memory of the naive operator: when it handles every object for the first time, and after restarts."""
+    names = [job["metadata"]["name"] for job in await world.api.list_objects(PLURAL, world.namespace)]
+
+    async def all_handled() -> None:
+        async with watching(world.api, "jobs") as watcher:
+            await asyncio.gather(*(watcher.expect("jobs", world.namespace, name) for name in names))
+
+    first = await _peak_of_naive(world, all_handled)
+    return first, [await _peak_of_naive(world, _nothing) for _ in range(restarts)]
+
+
+async def _peak_of_naive(world: World, wait: Callable[[], Awaitable[None]]) -> float:
+    async with world.naive_operator() as (process, _):
+        await within(PATIENCE_SECONDS, "a Job for each object", wait())
+        await asyncio.sleep(2 * SETTLE_SECONDS)
+        return process.peak_memory_mib
+
+
+async def _nothing() -> None:
+    return None

@@ -1,0 +1,105 @@
+"""Whether the watches still deliver: when the last byte came through each of them.
+
+kopf's watch can end or fall silent while the process looks well (kopf#1276). The API server sends a bookmark through
+every watch about once a minute, so a watch that is silent for longer, while the API server answers, is dead. Bytes
+are noted where kopf takes them from the connection; a listing proves nothing about a watch and is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import aiohttp
+
+
+@dataclass(frozen=True, order=True)
+class WatchStream:
+    """One watch: a kind of object, in one namespace or in all."""
+
+    plural: str
+    namespace: str | None
+
+    def __str__(self) -> str:
+        where = f"namespace {self.namespace}" if self.namespace else "all namespaces"
+        return f"{self.plural} in {where}"
+
+
+class Deliveries:
+    """When each watch delivered last. `note` is called for every piece of data that kopf takes from one."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last: dict[WatchStream, float] = {}
+
+    def expect(self, plurals: Iterable[str], namespaces: Iterable[str]) -> None:
+        """From now on these watches have to deliver."""
+        plurals, now = tuple(plurals), self._clock()
+        for namespace in tuple(namespaces) or (None,):
+            for plural in plurals:
+                self._last[WatchStream(plural, namespace)] = now
+
+    def note(self, stream: WatchStream) -> None:
+        """Something came through."""
+        self._last[stream] = self._clock()
+
+    def describe_silence(self, bound_seconds: float, answering_since: float | None) -> str | None:
+        """Name the watches that were silent for too long although the API server answered all the time.
+
+        An outage of the API server is no reason to restart: `answering_since` is None while it lasts.
+        """
+        if answering_since is None:
+            return None
+        now = self._clock()
+        silent = {
+            stream: now - max(last, answering_since)
+            for stream, last in sorted(self._last.items())
+            if now - max(last, answering_since) > bound_seconds
+        }
+        if not silent:
+            return None
+        told = ", ".join(f"{stream} ({seconds:.0f} s)" for stream, seconds in silent.items())
+        return (
+            f"nothing came through the watch of {told}, although the API server answers and sends a bookmark "
+            "every minute. This process has to be restarted."
+        )
+
+
+def stream_at(path: str) -> WatchStream:
+    """Which watch this is: …/namespaces/<namespace>/<plural>, or …/<plural> for all namespaces."""
+    *_, before, namespace, plural = ("", "", *path.split("/"))
+    return WatchStream(plural, namespace if before == "namespaces" else None)
+
+
+def note_deliveries(deliveries: Deliveries) -> aiohttp.ClientMiddlewareType:
+    """Make the middleware of a session that notes what comes through its watches."""
+
+    async def middleware(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        response = await handler(request)
+        if request.url.query.get("watch") == "true" and response.status == 200:
+            stream = stream_at(request.url.path)
+            meter = _Meter(response.content, lambda: deliveries.note(stream))
+            response.content = cast(aiohttp.StreamReader, meter)
+        return response
+
+    return middleware
+
+
+class _Meter:
+    """The body of a watch's answer; every piece that the reader takes is noted."""
+
+    def __init__(self, content: aiohttp.StreamReader, note: Callable[[], None]) -> None:
+        self._content = content
+        self._note = note
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever a StreamReader has)
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Read as a StreamReader does."""
+        async for data in self._content.iter_chunked(size):
+            self._note()
+            yield data

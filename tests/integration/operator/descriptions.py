@@ -1,0 +1,68 @@
+"""`kubectl describe finetunejob`, with what differs from run to run taken out, against the golden files.
+
+What a person sees of a failed job must answer, without reading logs: what failed, where, at which step, whether it was
+retried and why (not), what to do next. `UPDATE_GOLDEN=1` writes the files anew; their diff is then to be read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from finetune_api import GROUP, PLURAL
+from tests.integration.operator.api_client import Api
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "describe"
+_SUBSTITUTIONS = (
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "<time>"),
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "<uid>"),
+    (re.compile(r"(runs/[a-z-]+)-[0-9a-f]{8}\b"), r"\1-<uid>"),
+    (re.compile(r"((?:prepare|train|export|cleanup)-\d+(?:-\d+)?)-[a-z0-9]{5}\b"), r"\1-<pod>"),
+    (re.compile(r"(Resource Version: +)\d+"), r"\1<version>"),
+    (re.compile(r"(Active Seconds: +)\d+"), r"\1<seconds>"),
+)
+# Type, reason, age, from, message.
+_EVENT = re.compile(r"^  (Normal|Warning) +(\w+) +\S+(?: \(x\d+ over \S+\))? +(\S+) +(.*)$")
+
+
+def check_description(api: Api, name: str, golden: str) -> None:
+    """Compare what `kubectl describe` says about a job with a golden file."""
+    path = GOLDEN / f"{golden}.txt"
+    said = normalise(describe(api, name), api)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(said)
+    assert path.exists(), f"{path} is missing: run this test once with UPDATE_GOLDEN=1"
+    assert said == path.read_text(), (
+        f"{path.name} differs: if that is meant, run this test with UPDATE_GOLDEN=1"
+    )
+
+
+def describe(api: Api, name: str) -> str:
+    """What `kubectl describe` prints."""
+    command = ["kubectl", "--kubeconfig", str(api.kubeconfig), "-n", api.namespace]
+    told = subprocess.run(
+        [*command, "describe", f"{PLURAL}.{GROUP}", name],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return told.stdout
+
+
+def normalise(text: str, api: Api) -> str:
+    """Take out times, uids, versions and the order of events of the same second."""
+    text = text.replace(api.namespace, "<namespace>")
+    for pattern, replacement in _SUBSTITUTIONS:
+        text = pattern.sub(replacement, text)
+    lines = [line.rstrip() for line in text.splitlines()]
+    if "Events:" not in text:
+        return "\n".join(lines) + "\n"
+    start = next(index for index, line in enumerate(lines) if line.startswith("Events:"))
+    events = sorted(
+        f"  {m[1]}  {m[2]}  {m[3]}  {m[4]}" for line in lines[start:] if (m := _EVENT.match(line))
+    )
+    return "\n".join([*lines[:start], "Events:", *events]) + "\n"
