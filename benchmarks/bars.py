@@ -83,7 +83,7 @@ class Bar:
                 return {figure.name: part(figure) for figure in figures}
 
 
-def broken_bar(identifier: str, title: str, error: Exception) -> Bar:
+def broken_bar(identifier: str, title: str, error: BaseException) -> Bar:
     """A bar whose measurement failed: it is missed, and says why."""
     return Bar(identifier, title, (), error=f"{type(error).__name__}: {error}")
 

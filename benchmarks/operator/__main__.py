@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -88,6 +89,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _measure_all(measurements: Sequence[Measurement], scale: Scale, quick: bool) -> Sequence[Outcome]:
+    # SIGTERM ends everything that was started, as Ctrl-C does.
+    own = asyncio.current_task()
+    assert own is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, own.cancel)
     async with AsyncExitStack() as stack:
         open_world: OpenWorld = new_world
         if quick:
@@ -107,9 +112,17 @@ async def _measure(measurement: Measurement, open_world: OpenWorld, scale: Scale
         bars = await measurement.measure(open_world, scale)
     except Exception as error:
         logging.getLogger(__name__).exception("%s could not be measured", ", ".join(measurement.bars))
-        bars = [broken_bar(identifier, "could not be measured", error) for identifier in measurement.bars]
+        cause = _first_cause(error)
+        bars = [broken_bar(identifier, "could not be measured", cause) for identifier in measurement.bars]
     after = Usage.now()
     return Outcome(bars, after.at - before.at, before.foreign_cores(after))
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong first, inside the groups of tasks that ended with it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _choose(only: Sequence[str]) -> Sequence[Measurement]:

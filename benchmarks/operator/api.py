@@ -89,7 +89,7 @@ class Api:
         """Create a namespace and wait for the ServiceAccount that pods need."""
         await self.send("POST", "api/v1/namespaces", {"metadata": {"name": name}})
         async with asyncio.timeout(30):
-            while not await self._exists("serviceaccounts", name, "default"):
+            while not await self._exists("serviceaccounts", name, "default"):  # noqa: ASYNC110 (the apiserver is asked)
                 await asyncio.sleep(0.02)
 
     async def watch(self, plural: str, resource_version: str) -> AsyncIterator[tuple[str, JsonObject]]:

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.bars import Bar, Figure
@@ -55,7 +55,7 @@ def _measure_packages() -> Bar:
         return _bar([Path(folder)], "MiB of packages, no image", details)
 
 
-def _bar(folders: Sequence[Path], unit: str, details: dict[str, object]) -> Bar:
+def _bar(folders: Sequence[Path], unit: str, details: Mapping[str, object]) -> Bar:
     files = [each for folder in folders for each in _walk(folder)]
     unwanted = sorted({str(each.path) for each in files if each.is_unwanted})
     size = sum(each.size_bytes for each in files) / MIB

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.bars import Bar, Figure, percentile
@@ -118,7 +118,7 @@ async def _lead(
 
 
 async def _pod_change(
-    world: World, watcher: Watcher, name: str, condition: Condition, change: asyncio.Future[None]
+    world: World, watcher: Watcher, name: str, condition: Condition, change: Awaitable[None]
 ) -> float:
     """Milliseconds from a pod's change to the status that shows it."""
     shown = watcher.expect(PLURAL, world.namespace, name, condition)

@@ -67,21 +67,22 @@ async def running(
     command: Sequence[str], environment: Mapping[str, str], log: Path, ready_url: str
 ) -> AsyncIterator[tuple[Running, float]]:
     """Start a process; yields it with the seconds that it took until this URL answered 200."""
-    with log.open("ab") as output:
-        started_at = time.monotonic()
-        process = Running(
-            subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
-            ),
-            started_at,
-            log,
-        )
+    process = _start(command, environment, log)
     try:
         await _wait_until_ready(process, ready_url)
-        yield process, time.monotonic() - started_at
+        yield process, time.monotonic() - process.started_at
         process.check()
     finally:
         await process.stop()
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Running:
+    with log.open("ab") as output:
+        started_at = time.monotonic()
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT
+        )
+    return Running(process, started_at, log)
 
 
 async def _wait_until_ready(process: Running, url: str) -> None:

@@ -1,4 +1,4 @@
-"""C-6: how much the operator asks of the apiserver: in the life of a job, for progress of many, and while all is quiet."""
+"""C-6: what the operator asks of the apiserver: in the life of a job, for progress of many, and while all is quiet."""
 
 from __future__ import annotations
 

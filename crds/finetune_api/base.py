@@ -1,11 +1,12 @@
 """The base of every API model, and what pydantic cannot say: CEL rules, and what may be changed when.
 
-The CRD generator reads ``cel_rules``, ``immutable_fields`` and ``settled_fields`` off the classes, and the keys named
+The CRD generator reads ``cel_rules`` and which fields may change when off the classes, and the keys named
 here out of ``json_schema_extra``; the trainer and the CLI parse with the same classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -40,6 +41,7 @@ class ApiModel(BaseModel):
     """A block of the API: camelCase on the wire, frozen in memory, unknown fields refused.
 
     ``immutable_fields`` never change; ``settled_fields`` change only while nothing runs that was made from them.
+    ``unchanged_rules`` say in CEL what counts as unchanged, for immutable fields of which a part may change.
     """
 
     model_config = ConfigDict(
@@ -55,6 +57,7 @@ class ApiModel(BaseModel):
     cel_rules: ClassVar[tuple[CelRule, ...]] = ()
     immutable_fields: ClassVar[tuple[str, ...]] = ()
     settled_fields: ClassVar[tuple[str, ...]] = ()
+    unchanged_rules: ClassVar[Mapping[str, str]] = {}
 
 
 def _number_to_text(value: object) -> object:

@@ -15,7 +15,11 @@ from finetune_api.base import ApiModel
 
 CHECKPOINT_MANIFEST_NAME = "manifest.json"
 ARTIFACT_MANIFEST_NAME = "finetune-manifest.json"
+# Of adapter/ and merged/, beside the model; in no manifest, because equal models may have different cards.
+MODEL_CARD_NAME = "README.md"
 CURRENT_POINTER_NAME = "current.json"
+# README.md of adapter/ and merged/; it stands in no manifest, because it tells of the run.
+MODEL_CARD_NAME = "README.md"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -39,9 +43,14 @@ class RunLayout:
         return f"{self.name}-{self.uid[:8]}"
 
     @property
+    def runs_uri(self) -> str:
+        """Folder of all runs of this model."""
+        return f"{self.root}/runs"
+
+    @property
     def run_uri(self) -> str:
         """The run's folder."""
-        return f"{self.root}/runs/{self.run_id}"
+        return f"{self.runs_uri}/{self.run_id}"
 
     @property
     def run_file_uri(self) -> str:

@@ -60,7 +60,24 @@ TRAINER_CONTAINER = "trainer"
 ENV_PROGRESS_URL = "FINETUNE_PROGRESS_URL"
 ENV_PROGRESS_TOKEN_PATH = "FINETUNE_PROGRESS_TOKEN_PATH"  # noqa: S105 (a variable's name)
 ENV_PROGRESS_CA_PATH = "FINETUNE_PROGRESS_CA_PATH"
+# What transformers' KubeflowCallback reads, so that any Hugging Face Trainer image can report. The last two are paths.
+# Source: transformers 5.23, integrations/integration_utils.py.
+ENV_KUBEFLOW_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+ENV_KUBEFLOW_TOKEN_PATH = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 (a variable's name)
+ENV_KUBEFLOW_CA_PATH = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_WORK_DIRECTORY = "FINETUNE_WORK_DIRECTORY"
+# Train pods of several nodes find pod 0 by it: `host:port`.
+ENV_COORDINATOR_ADDRESS = "FINETUNE_COORDINATOR_ADDRESS"
+# Set by Kubernetes in the pods of an Indexed Job: the pod's index.
+ENV_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
+# The pod's terminationGracePeriodSeconds.
+ENV_GRACE_SECONDS = "FINETUNE_GRACE_SECONDS"
+# What transformers' KubeflowCallback reads, so that any Hugging Face Trainer image reports progress.
+ENV_KUBEFLOW_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+ENV_KUBEFLOW_TOKEN_PATH = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 (a variable's name)
+ENV_KUBEFLOW_CA_PATH = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+# Where the ranks of a gang meet, on pod 0.
+RENDEZVOUS_PORT = 29500
 
 SECRET_KEY_ACCESS_KEY_ID = "AWS_ACCESS_KEY_ID"  # noqa: S105
 SECRET_KEY_SECRET_ACCESS_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105
@@ -75,3 +92,13 @@ def credentials_directory(secret_name: str) -> str:
 def config_map_directory(config_map_name: str) -> str:
     """Folder in the prepare pod where a data ConfigMap stands, one file a key."""
     return f"{CONFIG_DIRECTORY}/data/{config_map_name}"
+
+
+def claim_directory(claim_name: str) -> str:
+    """Folder in the pod where the PersistentVolumeClaim of a pvc:// source is mounted."""
+    return f"{CONFIG_DIRECTORY}/claims/{claim_name}"
+
+
+def ca_bundle_directory(name: str) -> str:
+    """Folder in the pod where the certificates of a store's own authority stand."""
+    return f"{CONFIG_DIRECTORY}/ca-bundles/{name}"

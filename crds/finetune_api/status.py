@@ -13,6 +13,7 @@ from finetune_api.spec.store import Store
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Message = Annotated[str, StringConstraints(max_length=32_768)]
+MetricName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 # The history is capped so that an object with many attempts stays small.
 MAX_ATTEMPTS_SHOWN = 10
 
@@ -76,6 +77,9 @@ class Progress(ApiModel):
     epoch: float | None = Field(default=None, description="epoch, with fraction.")
     percent: int | None = Field(default=None, description="percent of all steps.")
     loss: float | None = Field(default=None, description="loss of the last step, per learned token.")
+    eval_loss: float | None = Field(
+        default=None, description="evalLoss: loss on the validation rows, when they were last evaluated."
+    )
     learning_rate: float | None = Field(default=None, description="learningRate of the last step.")
     tokens_per_second: float | None = Field(
         default=None, description="tokensPerSecond trained on, padding not counted."
@@ -185,11 +189,18 @@ class Outputs(ApiModel):
         default=None,
         description="mergeMaxLogitDifference is the largest difference between the merged model's logits and those of base + adapter on real rows.",
     )
+    metrics: Annotated[dict[MetricName, float], Field(max_length=64)] | None = Field(
+        default=None,
+        description="metrics of spec.evaluation, by name; those of the base model begin with base.",
+    )
 
 
 class Provenance(ApiModel):
     """What went into the model."""
 
+    model_revision: str | None = Field(
+        default=None, description="modelRevision: the commit that a hub's model was read at."
+    )
     model_digest: str | None = Field(default=None, description="modelDigest of the base model's files.")
     dataset_digest: str | None = Field(
         default=None, description="datasetDigest of rows, tokenizer and settings."
@@ -197,6 +208,9 @@ class Provenance(ApiModel):
     rows_used: int | None = Field(default=None, description="rowsUsed for training.")
     rows_dropped: int | None = Field(
         default=None, description="rowsDropped by the rules of dataset.preparation."
+    )
+    config_digest: str | None = Field(
+        default=None, description="configDigest of what of the spec defines the result."
     )
     trainer_image: str | None = Field(default=None, description="trainerImage of the first attempt.")
 

@@ -81,7 +81,13 @@ class Children:
         )
 
     async def stop(self, child: JobFacts) -> None:
-        """Tell an attempt's pods to end; its Job stands until they have."""
+        """Tell an attempt's pods to end; its Job stands until they have.
+
+        The Job goes last: while it stands untouched, a killed operator does all of this again.
+        """
+        await self._delete_config_map(child)
+        if child.size > 1:
+            await self._delete_service(child)
         await self._cluster.delete_child_job(child.namespace, child.name, child.uid, foreground=True)
 
     async def delete(self, child: JobFacts, *, with_config: bool) -> None:

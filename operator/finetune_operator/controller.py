@@ -1,4 +1,4 @@
-"""The rim around the reconciler: takes facts from the cache, carries out the plan, writes status once, then tells.
+"""The rim around the reconciler: takes facts from the cache, carries out the plan, writes status once and tells.
 
 Order matters: children are created first and status is written after, so that a killed operator finds the child
 again by its name; children are deleted only when their facts stand in status.
@@ -6,6 +6,7 @@ again by its name; children are deleted only when their facts stand in status.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -39,6 +40,7 @@ from finetune_operator.observation import (
     JobFacts,
     Observed,
     QueueSeen,
+    ReceivedReport,
     Refusal,
     observe_complaint,
     observe_job,
@@ -127,8 +129,7 @@ class Controller:
             return await self._set_finalizer(job, plan)
         plan = self._within_budget(job, plan)
         if plan.status != job.status:
-            await self._write_status(job, plan)
-            await self._tell(job, decide_events(job.status, plan.status, observed.report))
+            await self._write_and_tell(job, plan, observed.report)
         for child in plan.stop:
             await self._stop(child)
         for child in plan.delete:
@@ -287,6 +288,13 @@ class Controller:
         reach("after-finalizer")
         job_logger(logger, job).info("finalizer %s", "set" if plan.finalizer else "taken away")
         return 0.0 if plan.finalizer else None
+
+    async def _write_and_tell(self, job: FineTuneJob, plan: Plan, report: ReceivedReport | None) -> None:
+        """Write the status and post its events side by side, so that no crash or lost answer parts them."""
+        telling = self._tell(job, decide_events(job.status, plan.status, report))
+        written, _ = await asyncio.gather(self._write_status(job, plan), telling, return_exceptions=True)
+        if isinstance(written, BaseException):
+            raise written
 
     async def _write_status(self, job: FineTuneJob, plan: Plan) -> None:
         status = plan.status.model_dump(mode="json", exclude_none=True)

@@ -32,6 +32,8 @@ _COMPLAINTS = frozenset(
         Reason.QUEUE_NOT_SERVED,
     }
 )
+# The end of a suspension and a retry are told as such.
+_TOLD_BY_THE_WISH = frozenset({Phase.RESTARTING, Phase.SUSPENDED, Phase.FAILED})
 # They end the job, which is an event of its own.
 _DEADLINES = frozenset({Reason.ACTIVE_DEADLINE_EXCEEDED, Reason.PENDING_DEADLINE_EXCEEDED})
 _STARTS = {
@@ -158,7 +160,7 @@ def _changes_of_job(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[
         return
     if new.phase in _STARTS and new.reason == _STARTS[new.phase]:
         yield JobEvent("Normal", _STARTS[new.phase], new.message or "", occasion)
-    elif new.phase is Phase.RESTARTING and old.phase is not Phase.RESTARTING:
+    elif new.phase is Phase.RESTARTING and old.phase not in _TOLD_BY_THE_WISH:
         yield JobEvent("Normal", Reason.RESTARTING, new.message or "", occasion)
     elif new.phase is Phase.SUCCEEDED:
         yield JobEvent("Normal", Reason.SUCCEEDED, new.message or "", "once")

@@ -6,14 +6,14 @@ the figures of jobs in training are labelled with a job's name, see job_figures.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from finetune_api.names import OPERATOR_NAME, Stage
+from finetune_api.names import Stage
 from finetune_api.reasons import FailureClass, Reason
 from finetune_api.status import Attempt, AttemptOutcome, FineTuneJobStatus, Phase
 from finetune_operator.attempt_starts import AttemptStarts
@@ -31,7 +31,8 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete
 # --- the operator ------------------------------------------------------------------------------------------------
 
 BUILD_INFO = Gauge("finetune_operator_build_info", "Always 1; the label tells the version.", ["version"])
-BUILD_INFO.labels(version=version(OPERATOR_NAME)).set(1)
+# The image holds the code without its packaging, and says by this variable what it was built from.
+BUILD_INFO.labels(version=os.environ.get("FINETUNE_VERSION", "dev")).set(1)
 LEASE_HELD = Gauge("finetune_lease_held", "1 while this process holds the Lease and so may act, else 0.")
 QUEUE_LENGTH = Gauge("finetune_work_queue_length", "FineTuneJobs that wait for a reconcile or are in one.")
 LIVE_JOBS = Gauge("finetune_live_jobs", "FineTuneJobs that have not ended.")

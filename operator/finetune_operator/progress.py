@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from finetune_api.progress import ProgressReport, TrainingReport
@@ -10,6 +11,9 @@ from finetune_api.status import CheckpointStatus, Effective, FineTuneJobStatus, 
 from finetune_api.termination import TrainedFacts
 from finetune_operator.observation import ReceivedReport
 from finetune_operator.times import format_time, parse_time, seconds_until
+
+# Beyond it JSON readers disagree.
+MAX_COUNT = 2**53
 
 
 def fold_report(status: FineTuneJobStatus, received: ReceivedReport) -> FineTuneJobStatus:
@@ -52,21 +56,36 @@ def _from_training_report(training: TrainingReport, report: ProgressReport, time
 
 
 def _from_plain_report(known: Progress | None, report: ProgressReport, time: str) -> Progress:
-    """A plain Hugging Face Trainer says no step: percent, the remaining time and whatever metrics it has."""
+    """The figures of transformers' KubeflowCallback: all are text, and each report has only some of them."""
     known = known or Progress(step=0, total_steps=0)
     told = {metric.name: metric.value for metric in report.trainer_status.metrics}
-    step = _number(told.get("step"))
+    figures: dict[str, object] = {
+        "step": _first(_count, told, "current_step", "step"),
+        "total_steps": _first(_count, told, "total_steps"),
+        "epoch": _first(_number, told, "current_epoch", "epoch"),
+        "loss": _first(_number, told, "loss"),
+        "eval_loss": _first(_number, told, "eval_loss"),
+        "learning_rate": _first(_number, told, "learning_rate"),
+        "percent": report.trainer_status.progress_percentage,
+    }
     return known.model_copy(
         update={
-            "step": known.step if step is None else int(step),
-            "percent": report.trainer_status.progress_percentage,
-            "loss": _number(told.get("loss")),
-            "learning_rate": _number(told.get("learning_rate")),
-            "epoch": _number(told.get("epoch")),
+            **{name: value for name, value in figures.items() if value is not None},
             "eta_seconds": report.trainer_status.estimated_remaining_seconds,
             "last_update_time": time,
         }
     )
+
+
+def _first(read: Callable[[str | None], float | None], told: Mapping[str, str], *names: str) -> float | None:
+    """The first of these figures that is there and readable."""
+    return next((value for name in names if (value := read(told.get(name))) is not None), None)
+
+
+def _count(text: str | None) -> int | None:
+    """A whole number that status can hold."""
+    number = _number(text)
+    return int(number) if number is not None and number.is_integer() and 0 <= number < MAX_COUNT else None
 
 
 def _number(text: str | None) -> float | None:

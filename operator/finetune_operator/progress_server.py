@@ -15,6 +15,7 @@ from ssl import SSLContext
 from typing import Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import ValidationError
 
 from finetune_api.progress import MAX_REPORT_BYTES, PROGRESS_PATH, ProgressReport
@@ -39,6 +40,15 @@ SHOWN_METRICS = frozenset(
 )
 
 logger = logging.getLogger(__name__)
+_http_logger = logging.getLogger(f"{__name__}.http")
+
+
+def _is_no_fault_of_a_client(record: logging.LogRecord) -> bool:
+    """Whether a record of aiohttp's is worth a line: anybody may send garbage, as often as they like."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_http_logger.addFilter(_is_no_fault_of_a_client)
 
 
 class Pods(Protocol):
@@ -97,6 +107,7 @@ class ProgressServer:
             self.application(),
             handle_signals=False,
             access_log=None,
+            logger=_http_logger,
             shutdown_timeout=1.0,
             keepalive_timeout=max_connection_seconds,
             lingering_time=2.0,

@@ -235,8 +235,9 @@ def _summarise_active(job: FineTuneJob, standing: Active) -> tuple[Phase, str, s
     child = child_name(job.name, stage, number)
     if standing.explanation is not None:
         return _phase_of_waiting(standing), _reason_of_waiting(standing), standing.explanation.message
-    if stage is Stage.TRAIN and not standing.has_started:
-        return _phase_before_start(stage, number), Reason.QUEUED, f"Job {child} waits for its pod to start."
+    if stage is not Stage.EXPORT and not standing.has_started:
+        reason = Reason.QUEUED if stage is Stage.TRAIN else Reason.WAITING_FOR_POD
+        return _phase_before_start(stage, number), reason, f"Job {child} waits for its pod to start."
     return _PHASE_OF_STAGE[stage], _REASON_OF_STAGE[stage], f"Job {child} {_DOING[stage]}."
 
 

@@ -7,6 +7,7 @@
         proxy.delay(2.0, to=requests("GET", "/pods"))
         proxy.silence_open_watches(to=watches("/pods"))     # these connections are dead; new ones work
         proxy.swallow(to=watches("/pods"))                  # new ones too: open, and nothing ever comes
+        proxy.expire_open_watches(to=watches())             # 410: their resource version is too old
         proxy.heal()                                        # no fault is left; connections that died stay dead
         [each for each in proxy.seen if each.method != "GET"]
 
@@ -93,6 +94,7 @@ class Fault:
 @dataclass
 class _OpenWatch:
     request: web.Request
+    response: web.StreamResponse
     is_silent: bool = False
 
 
@@ -198,6 +200,15 @@ class ApiProxy:
             watch.is_silent = True
         return len(silenced)
 
+    def expire_open_watches(self, *, to: Match) -> int:
+        """Tell those who watch that their resource version is too old; returns how many there are."""
+        expired = [watch for watch in tuple(self._open_watches) if to(watch.request)]
+        status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+        line = json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"
+        for watch in expired:
+            self._run(watch.response.write(line))
+        return len(expired)
+
     def heal(self) -> None:
         """Let nothing go wrong any more."""
         self._faults.clear()
@@ -246,7 +257,7 @@ class ApiProxy:
         response.enable_chunked_encoding()
         await response.prepare(request)
         self._note(request, response)
-        watch = _OpenWatch(request)
+        watch = _OpenWatch(request, response)
         self._open_watches.append(watch)
         try:
             async for chunk in answer.content.iter_any():

@@ -41,10 +41,12 @@ from finetune_trainer.model_files import inspect_model, refuse_unfit_lengths
 from finetune_trainer.run_file import BaseModelFacts, DatasetFacts, RunFile, RunSettings, save_run_file
 from finetune_trainer.steps import StepPlan, decide_steps
 from finetune_trainer.storage import ObjectStore
+from finetune_trainer.support import refuse_unsupported
 
 logger = logging.getLogger(__name__)
 
-# Part of the data set's digest: raise it when the same rows would give other tokens or another mask.
+# Part of the data set's digest: raise it when the same rows and settings would give other tokens or another mask, also
+# when the default of a setting changes.
 PREPARATION_VERSION = 1
 _PROBE_NAME = ".write-check"
 
@@ -76,6 +78,7 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
     """Prepare the run: check the stores, the model and the data; leave run.json. `job_path` is not needed here."""
     del job_path
     spec, layout, stores = job.spec, job.layout, Stores()
+    refuse_unsupported(spec)
     output = stores.open(spec.output.store)
     check_output(output, layout)
     earlier = find_earlier_run(output, layout, spec.resume_from)
@@ -179,7 +182,10 @@ def _dataset_digest(dataset: Dataset, inputs: _Inputs, work: Path) -> str:
     files = [work / "model" / name for name in TOKENIZER_FILES]
     ingredients = {
         "version": PREPARATION_VERSION,
-        "settings": dataset.model_dump(mode="json", exclude={"train", "chat_template"}),
+        # Only what was set: a field that a later release adds must not make other data of the same rows.
+        "settings": dataset.model_dump(
+            mode="json", exclude={"train", "chat_template"}, exclude_defaults=True
+        ),
         "sources": [_source_ingredients(source) for source in inputs.sources],
         "tokenizer": [sha256_of_file(path) if path.is_file() else None for path in files],
         "template": inputs.chat_template,
@@ -190,7 +196,9 @@ def _dataset_digest(dataset: Dataset, inputs: _Inputs, work: Path) -> str:
 
 
 def _source_ingredients(source: LocalSource) -> dict[str, object]:
-    reading = source.settings.model_dump(mode="json", include={"format", "columns", "max_rows", "inline"})
+    reading = source.settings.model_dump(
+        mode="json", include={"format", "columns", "max_rows", "inline"}, exclude_defaults=True
+    )
     # The report names the sources, so equal rows from another place are another data set.
     return {**reading, "label": source.label, "sha256": sha256_of_file(source.path) if source.path else None}
 

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, set_seed
 
 from finetune_api.job_file import JobFile
 from finetune_api.progress import CheckpointReport, EffectiveReport
+from finetune_api.spec import Checkpoints
 from finetune_api.termination import TrainedFacts
 from finetune_trainer.adapters import add_adapter, restore_adapter, save_adapter
 from finetune_trainer.callbacks.checkpointing import (
@@ -27,6 +28,7 @@ from finetune_trainer.callbacks.heartbeat import HeartbeatCallback
 from finetune_trainer.callbacks.metrics import MetricsCallback
 from finetune_trainer.callbacks.preemption import PreemptionCallback
 from finetune_trainer.callbacks.progress import ProgressCallback
+from finetune_trainer.checkpoint_schedule import CheckpointSchedule
 from finetune_trainer.checkpoints import download_checkpoint
 from finetune_trainer.data.batches import DataOrder
 from finetune_trainer.data.prepared import ROWS_FILE_NAME, PreparedRows
@@ -192,6 +194,7 @@ def run_steps(
 ) -> None:
     """Run the optimizer steps. Raises Preempted after saving when the pod is told to go."""
     reporter = ProgressReporter(ProgressEndpoint.from_environment() if attempt.gang.is_leader else None)
+    schedule = CheckpointSchedule(attempt.job.spec.checkpoints)
     trainer = FineTuneTrainer(
         model=model,
         args=training_arguments(
@@ -206,7 +209,8 @@ def run_steps(
         gang=attempt.gang,
         meter=meter,
         should_stop=stop.is_made,
-        callbacks=build_callbacks(attempt, batches, meter, checkpoints, reporter),
+        should_save=lambda: attempt.gang.is_leader and schedule.has_waited_long(),
+        callbacks=build_callbacks(attempt, batches, meter, checkpoints, schedule, reporter),
     )
     try:
         ensure_not_stopped(attempt, stop)
@@ -216,11 +220,18 @@ def run_steps(
     finally:
         reporter.close()
     if meter.figures.step < batches.total_steps:
-        raise Preempted(
-            f"The pod was told to go; step {meter.figures.step} of {batches.total_steps} is saved and the next "
-            "attempt goes on from there.",
-            step=meter.figures.step,
-        )
+        raise preempted(meter.figures.step, batches.total_steps, attempt.job.spec.checkpoints)
+
+
+def preempted(step: int, total_steps: int, settings: Checkpoints) -> Preempted:
+    """Say what is left of a run that was told to go."""
+    told = f"The pod was told to go after step {step} of {total_steps}"
+    if settings.on_preemption:
+        return Preempted(f"{told}, which is saved; the next attempt goes on from there.", step=step)
+    return Preempted(
+        f"{told}; the next attempt goes on from the newest checkpoint, because checkpoints.onPreemption is false.",
+        step=step,
+    )
 
 
 def build_callbacks(
@@ -228,6 +239,7 @@ def build_callbacks(
     batches: StepBatches,
     meter: StepMeter,
     checkpoints: NewestCheckpoint,
+    schedule: CheckpointSchedule,
     reporter: ProgressReporter,
 ) -> list[TrainerCallback]:
     """What happens beside the mathematics, in this order."""
@@ -247,9 +259,9 @@ def build_callbacks(
             gang,
             meter,
             attempt.heart,
+            schedule=schedule,
             directory=work.checkpoint,
             metrics=work.metrics,
-            every_steps=job.spec.checkpoints.every_steps,
             on_commit=checkpoints.note,
         ),
     ]

@@ -44,6 +44,7 @@ class StepFigures:
     learned_tokens: int
     seconds: float
     stop_requested: bool
+    save_requested: bool
 
 
 class StepMeter:
@@ -79,6 +80,8 @@ def training_arguments(
         lr_scheduler_type=_SCHEDULERS[training.scheduler],
         warmup_steps=warmup_steps,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
+        adam_beta1=training.adam_betas[0],
+        adam_beta2=training.adam_betas[1],
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         seed=training.seed,
@@ -109,6 +112,7 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         gang: Gang,
         meter: StepMeter,
         should_stop: Callable[[], bool],
+        should_save: Callable[[], bool],
         callbacks: list[TrainerCallback],
     ) -> None:
         super().__init__(model=model, args=args, callbacks=callbacks)
@@ -117,6 +121,7 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         self._gang = gang
         self._meter = meter
         self._should_stop = should_stop
+        self._should_save = should_save
         self._began = time.monotonic()
 
     # --- our batches -----------------------------------------------------------------------------------------
@@ -164,8 +169,8 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
                 loss = self._summed_loss(model, rows)
                 self.accelerator.backward(loss * scale)
             share += loss.item()
-        total, stop = self._gang.total(share, float(self._should_stop()))
-        self._note(inputs, total / learned_tokens, stop_requested=stop > 0)
+        total, stop, save = self._gang.total(share, float(self._should_stop()), float(self._should_save()))
+        self._note(inputs, total / learned_tokens, stop_requested=stop > 0, save_requested=save > 0)
         return torch.tensor(total / learned_tokens, device=self.args.device)
 
     def _summed_loss(self, model: torch.nn.Module, rows: PackedRows) -> torch.Tensor:
@@ -180,7 +185,7 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         loss: torch.Tensor = outputs["loss"]
         return loss
 
-    def _note(self, inputs: StepBatch, loss: float, *, stop_requested: bool) -> None:
+    def _note(self, inputs: StepBatch, loss: float, *, stop_requested: bool, save_requested: bool) -> None:
         step = self.state.global_step + 1
         _ensure_finite("loss", loss, step)
         self._meter.newest = StepFigures(
@@ -193,6 +198,7 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
             learned_tokens=inputs.learned_tokens,
             seconds=math.nan,
             stop_requested=stop_requested,
+            save_requested=save_requested,
         )
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:  # noqa: ANN401 (Trainer's own)

@@ -1,13 +1,15 @@
 """Which edits the API server refuses: of what never changes, and of what changes only while nothing made from it runs.
 
-Rules over optional fields compare CEL's optional values, because a plain `self.x == oldSelf.x` is skipped when the
-field comes or goes. A default that is not written into objects counts as if it stood there.
+A plain `self.x == oldSelf.x` is skipped when the field comes or goes, so every rule stands on the parent and asks with
+`has` first. (`self.?x == oldSelf.?x` would be shorter, but the API server cannot estimate what it costs and refuses
+it.) A default that is not written into objects counts as if it stood there.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
@@ -21,6 +23,36 @@ _IS_SETTLED = "!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.sta
 )
 
 
+@dataclass(frozen=True)
+class Changeability:
+    """Fields of the spec by when they can be changed; a block stands for all of it."""
+
+    always: tuple[str, ...] = ()
+    settled: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+
+    def __add__(self, other: Changeability) -> Changeability:
+        return Changeability(
+            self.always + other.always, self.settled + other.settled, self.never + other.never
+        )
+
+
+def changeability(model: type[ApiModel], path: str = "") -> Changeability:
+    """When which fields can be changed, for people to read."""
+    found = Changeability()
+    for name, field in model.model_fields.items():
+        spoken = f"{path}.{wire_name(model, name)}".lstrip(".")
+        if name in model.immutable_fields:
+            found += Changeability(never=(spoken,))
+        elif name in model.settled_fields:
+            found += Changeability(settled=(spoken,))
+        elif (block := _block_of(field)) is not None:
+            found += changeability(block, spoken)
+        else:
+            found += Changeability(always=(spoken,))
+    return found
+
+
 def wire_name(model: type[ApiModel], name: str) -> str:
     """The JSON name of a field."""
     return model.model_fields[name].alias or name
@@ -30,7 +62,7 @@ def immutability_rules(model: type[ApiModel], path: str) -> tuple[CelRule, ...]:
     """Rules on `model`'s own schema: its immutable fields stay as they were."""
     return tuple(
         CelRule(
-            _is_same(model, name),
+            model.unchanged_rules.get(name) or _is_same(model, name),
             f"{_spoken(path, wire_name(model, name))} is immutable: it defines the run; "
             "create another FineTuneJob, or delete and re-apply this one",
         )
@@ -57,24 +89,30 @@ def settled_rule(field: str, is_same: str) -> CelRule:
 
 
 def _spoken(path: str, name: str) -> str:
-    return f"{path}.{name}".replace("?", "").removeprefix("spec.").lstrip(".")
+    return f"{path}.{name}".removeprefix("spec.").lstrip(".")
 
 
 def _blocks(model: type[ApiModel], path: str) -> Iterator[tuple[str, type[ApiModel]]]:
     """`model` and the blocks below it that are no lists, with their paths."""
     yield path, model
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, ApiModel):
-            yield from _blocks(field.annotation, f"{path}.{wire_name(model, name)}")
+        if (block := _block_of(field)) is not None:
+            yield from _blocks(block, f"{path}.{wire_name(model, name)}")
+
+
+def _block_of(field: FieldInfo) -> type[ApiModel] | None:
+    """The model of a field that holds one block, always."""
+    annotation: object = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, ApiModel) else None
 
 
 def _is_same_below(spec: type[ApiModel], path: str, model: type[ApiModel], name: str) -> str:
     """CEL at the root: whether a field of the block at `path` is as before, or the whole block came or went."""
     same = _is_same(model, name, f".{path}")
-    top = path.split(".")[1:2]
-    if any(is_marked(spec.model_fields[each], OPTIONAL_KEY) for each in top if each in spec.model_fields):
-        return f"!has(self.{path}) || !has(oldSelf.{path}) || ({same})"
-    return same
+    may_be_missing = {
+        f"spec.{each}" for each, field in spec.model_fields.items() if is_marked(field, OPTIONAL_KEY)
+    }
+    return f"!has(self.{path}) || !has(oldSelf.{path}) || ({same})" if path in may_be_missing else same
 
 
 def _is_same(model: type[ApiModel], name: str, path: str = "") -> str:
@@ -101,11 +139,16 @@ def _is_same(model: type[ApiModel], name: str, path: str = "") -> str:
 def _is_default(access: str, block: ApiModel) -> str:
     """CEL: whether the block at `access`, which is there, says what its absence says."""
     return " && ".join(
-        f"!has({access}.{wire_name(type(block), name)})"
-        if field.default is None
-        else f"(!has({access}.{wire_name(type(block), name)}) || {access}.{wire_name(type(block), name)} == {_literal(field)})"
-        for name, field in type(block).model_fields.items()
+        f"!has({access}.{each})"
+        if value is None
+        else f"(!has({access}.{each}) || {access}.{each} == {value})"
+        for each, value in _defaults(type(block))
     )
+
+
+def _defaults(model: type[ApiModel]) -> Iterator[tuple[str, str | None]]:
+    for name, field in model.model_fields.items():
+        yield wire_name(model, name), None if field.default is None else _literal(field)
 
 
 def is_marked(field: FieldInfo, key: str) -> bool:

@@ -262,14 +262,6 @@ SAME_REFERENCES = (
 )
 
 
-def _immutable(block: str, rule: str) -> CelRule:
-    return CelRule(
-        rule,
-        f"dataset.{block} is immutable but for store and tokenSecretRef: it defines the run; create another FineTuneJob, or delete and "
-        "re-apply this one",
-    )
-
-
 class Dataset(ApiModel):
     """The data the model is tuned on."""
 
@@ -283,17 +275,27 @@ class Dataset(ApiModel):
             "preparation.balance evens out classes, so the format of every dataset.train source must be Classification or Auto: "
             "change format or remove balance",
         ),
-        _immutable("train", _same_in_all("self.train", "oldSelf.train", _MAKES_ROWS)),
-        _immutable(
-            "validation",
+    )
+    immutable_fields: ClassVar[tuple[str, ...]] = (
+        "train",
+        "validation",
+        "test",
+        "preparation",
+        "system_prompt",
+        "chat_template",
+        "loss_on",
+    )
+    # The references of the sources may change: see SAME_REFERENCES.
+    unchanged_rules: ClassVar[Mapping[str, str]] = {
+        "train": _same_in_all("self.train", "oldSelf.train", _MAKES_ROWS),
+        "validation": (
             "(!has(self.validation) || !has(oldSelf.validation) || "
             "has(self.validation.fraction) == has(oldSelf.validation.fraction) && "
             "(!has(self.validation.fraction) || self.validation.fraction == oldSelf.validation.fraction)) && "
-            + _same_validation("", _MAKES_ROWS),
+            + _same_validation("", _MAKES_ROWS)
         ),
-        _immutable("test", _same_if_any(".test", _MAKES_ROWS)),
-    )
-    immutable_fields: ClassVar[tuple[str, ...]] = ("preparation", "system_prompt", "chat_template", "loss_on")
+        "test": _same_if_any(".test", _MAKES_ROWS),
+    }
 
     train: Annotated[list[DataSource], Field(min_length=1, max_length=32)] = Field(
         description="train lists the sources of training rows; their rows are put together. Immutable but for references."

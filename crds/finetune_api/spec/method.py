@@ -100,6 +100,16 @@ class Method(ApiModel):
         ),
     )
 
+    immutable_fields: ClassVar[tuple[str, ...]] = (
+        "type",
+        "lora",
+        "quantization",
+        "ada_lora",
+        "ia3",
+        "prefix_tuning",
+        "prompt_tuning",
+    )
+
     type: MethodType = Field(
         description="type of the method: Full trains every weight; LoRA trains small matrices beside frozen weights; QLoRA is LoRA on a base "
         "model of 4 or 8 bits; AdaLoRA is LoRA that moves its rank to where it helps; IA3 trains one factor for each activation; PrefixTuning "

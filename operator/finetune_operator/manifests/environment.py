@@ -10,9 +10,6 @@ from finetune_operator.manifests.service import coordinator_address
 from finetune_operator.manifests.wanted import WantedAttempt
 from finetune_operator.settings import PodSettings
 
-ENV_COORDINATOR_ADDRESS = "FINETUNE_COORDINATOR_ADDRESS"  # TRANSITION: names
-ENV_GRACE_SECONDS = "FINETUNE_GRACE_SECONDS"  # TRANSITION: names
-
 
 def build_environment(wanted: WantedAttempt, grace_seconds: int, settings: PodSettings) -> list[JsonObject]:
     """Build the environment: what the user tunes, and over it what the installation decides."""
@@ -20,10 +17,10 @@ def build_environment(wanted: WantedAttempt, grace_seconds: int, settings: PodSe
         **{each.name: each.value for each in wanted.spec.env or ()},
         **_folders(),
         **_libraries(),
-        ENV_GRACE_SECONDS: str(grace_seconds),
+        names.ENV_GRACE_SECONDS: str(grace_seconds),
         **(_progress(settings) if wanted.stage is not Stage.CLEANUP else {}),
         **(_kubeflow(settings) if wanted.stage is Stage.TRAIN else {}),
-        **({ENV_COORDINATOR_ADDRESS: coordinator_address(wanted)} if wanted.is_gang else {}),
+        **({names.ENV_COORDINATOR_ADDRESS: coordinator_address(wanted)} if wanted.is_gang else {}),
     }
     return [{"name": name, "value": value} for name, value in variables.items()]
 
@@ -57,7 +54,7 @@ def _kubeflow(settings: PodSettings) -> dict[str, str]:
     So an image of the user's own that runs a Hugging Face Trainer reports progress as well.
     """
     return {
-        "KUBEFLOW_TRAINER_SERVER_URL": settings.progress_service_url + PROGRESS_PATH,
-        "KUBEFLOW_TRAINER_SERVER_TOKEN": names.PROGRESS_TOKEN_PATH,
-        "KUBEFLOW_TRAINER_SERVER_CA_CERT": names.PROGRESS_CA_PATH,
+        names.ENV_KUBEFLOW_URL: settings.progress_service_url + PROGRESS_PATH,
+        names.ENV_KUBEFLOW_TOKEN_PATH: names.PROGRESS_TOKEN_PATH,
+        names.ENV_KUBEFLOW_CA_PATH: names.PROGRESS_CA_PATH,
     }

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from finetune_api import names
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.manifests.metadata import build_metadata
 from finetune_operator.manifests.wanted import WantedAttempt
 
 # The Job controller puts it on every pod that it makes.
-RENDEZVOUS_PORT = 29500  # TRANSITION: names.RENDEZVOUS_PORT
 LABEL_OF_PODS = "batch.kubernetes.io/job-name"
 
 
 def build_service(wanted: WantedAttempt) -> JsonObject:
     """Build it. Names must resolve before the pods are ready: the ranks meet in order to become so."""
-    port = RENDEZVOUS_PORT
+    port = names.RENDEZVOUS_PORT
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -30,4 +30,4 @@ def build_service(wanted: WantedAttempt) -> JsonObject:
 
 def coordinator_address(wanted: WantedAttempt) -> str:
     """`host:port` where the ranks meet: pod 0's name within the Service, as the Job controller makes it."""
-    return f"{wanted.name}-0.{wanted.name}:{RENDEZVOUS_PORT}"
+    return f"{wanted.name}-0.{wanted.name}:{names.RENDEZVOUS_PORT}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,18 @@ from typing import Any
 import pytest
 
 from devcluster import ControlPlane
+from finetune_api import names
+from finetune_api.names import Stage
+from finetune_operator.job_resource import parse_job
+from finetune_operator.manifests import desired_objects
+from finetune_operator.settings import load_settings
 from tests.builders.jobs import make_manifest
 from tests.integration.chart.conftest import CHART, NAMESPACE, RELEASE, Helm
+from tests.integration.chart.hook import HOOK, Uninstallation, environment_of, kubectl, read, wait_until
 
-CERTIFICATE = f"secrets/{RELEASE}-certificate"
+CERTIFICATE, LEASE = f"secrets/{RELEASE}-certificate", f"leases/{RELEASE}"
 IN_NAMESPACE = ("--namespace", NAMESPACE)
+FINALIZERS = [names.FINALIZER, "example.com/theirs"]
 
 
 @pytest.fixture(scope="module")
@@ -30,72 +36,191 @@ def release(helm: Helm, cluster: ControlPlane) -> Iterator[ControlPlane]:
     """The chart, installed; uninstalled afterwards whatever the test did."""
     _ensure_installed(helm, cluster)
     yield cluster
-    helm.run("uninstall", RELEASE, *IN_NAMESPACE, "--ignore-not-found", kubeconfig=cluster.kubeconfig)
-
-
-def kubectl(cluster: ControlPlane, *arguments: str, stdin: str | None = None) -> str:
-    result = subprocess.run(
-        [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0 or result.stdout.strip() == "no", result.stderr
-    return str(result.stdout)
-
-
-def read(cluster: ControlPlane, *arguments: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(kubectl(cluster, "get", *arguments, "-o", "json"))
-    return content
+    arguments = (*IN_NAMESPACE, "--ignore-not-found", "--no-hooks")
+    helm.run("uninstall", RELEASE, *arguments, kubeconfig=cluster.kubeconfig)
 
 
 def _ensure_installed(helm: Helm, cluster: ControlPlane) -> None:
-    arguments = (*IN_NAMESPACE, "--create-namespace")
+    arguments = (*IN_NAMESPACE, "--create-namespace", "--set", "lease.durationSeconds=3")
     result = helm.run("install", RELEASE, str(CHART), *arguments, kubeconfig=cluster.kubeconfig)
     assert result.returncode == 0, result.stderr
-
-
-def test_an_upgrade_keeps_the_certificate_that_the_operator_wrote(helm: Helm, release: ControlPlane) -> None:
-    written = {"data": {"tls.crt": "Y2VydGlmaWNhdGU="}}
-    kubectl(release, *IN_NAMESPACE, "patch", CERTIFICATE, "--type=merge", "-p", json.dumps(written))
-    for level in ("DEBUG", "WARNING"):
-        values = ("--set", f"log.level={level}", "--set", f"commonLabels.level={level}")
-        result = helm.run(
-            "upgrade", RELEASE, str(CHART), *IN_NAMESPACE, *values, kubeconfig=release.kubeconfig
-        )
-        assert result.returncode == 0, result.stderr
-    secret = read(release, *IN_NAMESPACE, CERTIFICATE)
-    assert secret["data"] == written["data"]
-    assert secret["metadata"]["labels"]["level"] == "WARNING"
-
-
-def test_uninstalling_keeps_the_jobs_and_installing_again_adopts_the_crd(
-    helm: Helm, release: ControlPlane
-) -> None:
     # Not --for=condition: that fails at once where the status has no conditions yet.
-    names = ("--for=jsonpath={.status.acceptedNames.kind}=FineTuneJob", "--timeout=30s")
-    kubectl(release, "wait", *names, "crd/finetunejobs.finetune.dev")
-    kubectl(release, "apply", "-f", "-", stdin=json.dumps(make_manifest("survivor")))
-    result = helm.run("uninstall", RELEASE, *IN_NAMESPACE, kubeconfig=release.kubeconfig)
+    served = ("--for=jsonpath={.status.acceptedNames.kind}=FineTuneJob", "--timeout=30s")
+    kubectl(cluster, "wait", *served, "crd/finetunejobs.finetune.dev")
+
+
+def _upgrade(helm: Helm, cluster: ControlPlane, *values: str) -> None:
+    arguments = (*IN_NAMESPACE, "--reset-then-reuse-values", *values)
+    result = helm.run("upgrade", RELEASE, str(CHART), *arguments, kubeconfig=cluster.kubeconfig)
     assert result.returncode == 0, result.stderr
-    assert read(release, "finetunejobs/survivor")["metadata"]["name"] == "survivor"
+
+
+def _patch(cluster: ControlPlane, target: str, changes: dict[str, Any], *more: str) -> None:
+    patch = ("--type=merge", "--patch", json.dumps(changes))
+    kubectl(cluster, *more, "patch", target, *patch)
+
+
+def _apply_job(cluster: ControlPlane, name: str, **metadata: Any) -> dict[str, Any]:
+    manifest = make_manifest(name)
+    manifest["metadata"] |= metadata
+    kubectl(cluster, "apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+    return read(cluster, f"finetunejobs/{name}")
+
+
+def _finalizers(cluster: ControlPlane, name: str) -> list[str]:
+    found: list[str] = read(cluster, f"finetunejobs/{name}")["metadata"].get("finalizers", [])
+    return found
+
+
+# --- upgrade -------------------------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_keeps_what_the_operator_wrote(helm: Helm, release: ControlPlane) -> None:
+    certificate = {"data": {"tls.crt": "Y2VydGlmaWNhdGU="}}
+    held = {"spec": {"holderIdentity": "operator_1", "leaseDurationSeconds": 10}}
+    _patch(release, CERTIFICATE, certificate, *IN_NAMESPACE)
+    _patch(release, LEASE, held, *IN_NAMESPACE)
+    for level in ("DEBUG", "WARNING"):
+        _upgrade(helm, release, "--set", f"log.level={level}", "--set", f"commonLabels.level={level}")
+    secret, lease = (read(release, *IN_NAMESPACE, each) for each in (CERTIFICATE, LEASE))
+    assert secret["data"] == certificate["data"]
+    assert lease["spec"] == held["spec"]
+    assert {each["metadata"]["labels"]["level"] for each in (secret, lease)} == {"WARNING"}
+
+
+def test_an_upgrade_touches_no_job_and_no_child(helm: Helm, release: ControlPlane) -> None:
+    job = parse_job(_apply_job(release, "running"))
+    container = read(release, *IN_NAMESPACE, f"deployments/{RELEASE}")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+    settings = load_settings(environment_of(container, "operator"))
+    children = desired_objects(job, Stage.TRAIN, 1, settings.pods)
+    for child in (children.config_map, children.job):
+        kubectl(release, "create", "-f", "-", stdin=json.dumps(child))
+    targets = ("finetunejobs/running", "jobs/running-train-1", "configmaps/running-train-1")
+
+    def versions() -> dict[str, str]:
+        return {each: read(release, each)["metadata"]["resourceVersion"] for each in targets}
+
+    wait_until(lambda: read(release, targets[1])["status"].get("active"), "pod of the child Job")
+    before = versions()
+    _upgrade(helm, release, "--set", "trainer.image.tag=9.9.9", "--set", "image.tag=9.9.9")
+    assert versions() == before
+
+
+# --- uninstall -----------------------------------------------------------------------------------------------------
+
+
+def test_uninstalling_strips_our_finalizer_and_keeps_the_jobs(
+    helm: Helm, release: ControlPlane, tmp_path: Path
+) -> None:
+    _apply_job(release, "kept", finalizers=FINALIZERS)
+    _apply_job(release, "plain")
+    _apply_job(release, "going", finalizers=[names.FINALIZER])
+    kubectl(release, "delete", "finetunejobs/going", "--wait=false")
+    _patch(
+        release, LEASE, {"spec": {"holderIdentity": "operator_1", "leaseDurationSeconds": 3}}, *IN_NAMESPACE
+    )
+
+    uninstallation = Uninstallation(helm, release, tmp_path)
+    log = uninstallation.run_hook()
+    code, output = uninstallation.wait()
+
+    assert code == 0, output + log
+    assert _finalizers(release, "kept") == FINALIZERS[1:]
+    kept = {each["metadata"]["name"] for each in read(release, "finetunejobs")["items"]}
+    assert {"kept", "plain"} <= kept
+    assert "going" not in kept
+    assert "default/kept" in log
+    _patch(release, "finetunejobs/kept", {"metadata": {"finalizers": None}})
+
+
+def test_uninstalling_leaves_nothing_but_the_crd(helm: Helm, release: ControlPlane, tmp_path: Path) -> None:
+    uninstallation = Uninstallation(helm, release, tmp_path)
+    uninstallation.run_hook()
+    code, output = uninstallation.wait()
+    assert code == 0, output
+    kinds = "deployments,services,secrets,leases,jobs,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
+    left = read(release, *IN_NAMESPACE, kinds, "--selector", f"app.kubernetes.io/instance={RELEASE}")["items"]
+    assert [f"{each['kind']}/{each['metadata']['name']}" for each in left] == []
+    assert read(release, "crd/finetunejobs.finetune.dev")
+    # And it can be installed again: the CRD is adopted.
     _ensure_installed(helm, release)
 
+
+def test_the_operator_cannot_put_the_finalizer_back(
+    helm: Helm, release: ControlPlane, tmp_path: Path
+) -> None:
+    held = {"holderIdentity": "operator_1", "leaseDurationSeconds": 3}
+    _patch(release, LEASE, {"spec": held}, *IN_NAMESPACE)
+    before = read(release, *IN_NAMESPACE, LEASE)
+    uninstallation = Uninstallation(helm, release, tmp_path)
+    # Looked at before Helm goes on and deletes the Lease: the pod's end is reported after that only.
+    leases: list[dict[str, Any]] = []
+    uninstallation.on_end = lambda: leases.append(read(release, *IN_NAMESPACE, LEASE))
+    uninstallation.run_hook()
+    assert uninstallation.wait()[0] == 0
+
+    (taken,) = leases
+    assert taken["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+    assert taken["spec"]["holderIdentity"].startswith(HOOK)
+    assert taken["spec"]["leaseDurationSeconds"] > 120
+    assert taken["spec"]["leaseTransitions"] == 1
+
+
+def test_a_hook_that_fails_stops_the_uninstallation_and_says_why(
+    helm: Helm, release: ControlPlane, tmp_path: Path
+) -> None:
+    _apply_job(release, "stuck", finalizers=FINALIZERS)
+    uninstallation = Uninstallation(helm, release, tmp_path)
+    wait_until(uninstallation.pending_pod, "pod of the hook")
+    kubectl(release, "delete", f"clusterrolebinding/{HOOK}")
+    # The chart's two retries would take half a minute.
+    _patch(release, f"jobs/{HOOK}", {"spec": {"backoffLimit": 0}}, *IN_NAMESPACE)
+    log = uninstallation.run_hook()
+    code, output = uninstallation.wait()
+    assert code != 0
+    assert "BackoffLimitExceeded" in output
+    assert "forbidden" in log
+    assert "--no-hooks" in log
+    assert read(release, *IN_NAMESPACE, f"deployments/{RELEASE}")
+    assert _finalizers(release, "stuck") == FINALIZERS
+    _patch(release, "finetunejobs/stuck", {"metadata": {"finalizers": None}})
+
+
+def test_the_documented_patch_frees_a_job_without_the_operator(release: ControlPlane) -> None:
+    _apply_job(release, "hanging", finalizers=[names.FINALIZER])
+    kubectl(release, "delete", "finetunejobs/hanging", "--wait=false")
+    readme = (CHART / "README.md").read_text()
+    (line,) = [each.strip() for each in readme.splitlines() if '"finalizers":null' in each]
+    program, *arguments = line.replace("NAMESPACE", "default").replace("NAME", "hanging").split()
+    assert program == "kubectl"
+    kubectl(release, *(each.strip("'") for each in arguments))
+    names_left = {each["metadata"]["name"] for each in read(release, "finetunejobs")["items"]}
+    assert "hanging" not in names_left
+
+
+# --- rights --------------------------------------------------------------------------------------------------------
 
 MAY = {
     "list FineTuneJobs": ("list finetunejobs.finetune.dev", "yes"),
     "write their status": ("update finetunejobs.finetune.dev --subresource=status", "yes"),
+    "change their finalizers": ("patch finetunejobs.finetune.dev", "yes"),
+    "replace FineTuneJobs": ("update finetunejobs.finetune.dev", "no"),
+    "create FineTuneJobs": ("create finetunejobs.finetune.dev", "no"),
     "create Jobs": ("create jobs.batch", "yes"),
+    "change Jobs": ("patch jobs.batch", "no"),
     "ask whose token it is": ("create tokenreviews.authentication.k8s.io", "yes"),
     "read its certificate": (f"get {CERTIFICATE}", "yes"),
     "read another Secret": ("get secrets/another", "no"),
     "list Secrets": ("list secrets", "no"),
     "create Secrets": ("create secrets", "no"),
+    "renew its Lease": (f"update {LEASE}", "yes"),
+    "take another Lease": ("update leases/another", "no"),
+    "create Leases": ("create leases", "no"),
     "create pods": ("create pods", "no"),
+    "delete pods": ("delete pods", "no"),
     "enter pods": ("create pods --subresource=exec", "no"),
-    "change FineTuneJobs": ("patch finetunejobs.finetune.dev", "no"),
     "make roles": ("create clusterroles.rbac.authorization.k8s.io", "no"),
 }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api import PLURAL
+from finetune_api.names import LABEL_STAGE
 from tests.builders.jobs import make_manifest
-from tests.integration.operator.api_client import BATCH, FINETUNE, Api, JsonObject
+from tests.integration.operator.api_client import BATCH, FINETUNE, Api, JsonObject, wait_until
 from tests.integration.operator.kubelet import EXPORTED, PREPARED, TRAINED, Kubelet
 
 
@@ -32,15 +33,20 @@ def attempts(api: Api, name: str = "bot") -> list[tuple[str, int, str, str | Non
     return [(each["stage"], each["number"], each["outcome"], each.get("reason")) for each in told]
 
 
-def child_jobs(api: Api) -> list[str]:
-    """Names of all Jobs in the namespace."""
-    return sorted(job["metadata"]["name"] for job in api.list_objects(BATCH, "jobs"))
+def child_jobs(api: Api, stage: str | None = None) -> list[str]:
+    """Names of all Jobs in the namespace, or of those of a stage."""
+    selector = f"{LABEL_STAGE}={stage}" if stage else ""
+    return sorted(job["metadata"]["name"] for job in api.list_objects(BATCH, "jobs", selector))
 
 
 def reach_preparing(api: Api, kubelet: Kubelet, name: str = "bot", node: str | None = None) -> None:
     """The prepare pod runs."""
     kubelet.start(f"{name}-prepare-1", node=node)
-    api.wait_for_status(name, phase="Preparing")
+    api.wait_for_status(name, phase="Preparing", reason="Preparing")
+    # A stage is said to prepare from the moment its Job is there; that its pod runs stands in the attempt.
+    wait_until(
+        lambda: "runningSince" in api.status(name)["attempts"][-1], what=lambda: "running pod in status"
+    )
 
 
 def reach_train_job(api: Api, kubelet: Kubelet, name: str = "bot") -> None:

@@ -112,7 +112,7 @@ def test_it_holds_with_the_operator_down(api: Api, kubelet: Kubelet, operator: O
     status = api.wait_for_status("bot", phase="Failed")
 
     assert status["attempts"][-1]["reason"] == "DeadlineExceeded"
-    assert "activeDeadlineSeconds" in status["message"]
+    assert "activeDeadlineSeconds" in status["attempts"][-1]["advice"]
     assert "bot-train-2" not in child_jobs(api)
 
 

@@ -73,7 +73,7 @@ def test_training_gets_sigterm_saves_and_goes_on_in_the_next_attempt(api: Api, k
     assert attempts(api)[-1] == ("train", 1, "Stopped", "Suspended")
     assert api.status("bot")["checkpoint"]["step"] == 40
     job_is_gone(api, "bot-train-1")
-    assert child_jobs(api) == []
+    assert child_jobs(api, "train") == []
 
     api.patch_spec("bot", suspend=False)
     kubelet.start("bot-train-2")
@@ -106,7 +106,7 @@ def test_resuming_while_its_pods_still_save_waits_for_them(api: Api, kubelet: Ku
 
     api.patch_spec("bot", suspend=False)
     api.wait_for_status("bot", observedGeneration=3)
-    assert child_jobs(api) == ["bot-train-1"], "two attempts must not run side by side"
+    assert child_jobs(api, "train") == ["bot-train-1"], "two attempts must not run side by side"
 
     kubelet.obey_deletion("bot-train-1", End(22, message=saved(40)))
     kubelet.start("bot-train-2")
@@ -199,7 +199,8 @@ def test_a_gang_is_suspended_as_a_whole(api: Api, kubelet: Kubelet) -> None:
     kubelet.obey_deletion("bot-train-1", End(22), rank=1)
 
     wait_until_suspended(api)
-    assert api.list_objects(CORE, "services") == []
+    wait_until(lambda: api.list_objects(CORE, "services") == [], what=lambda: "end of the Service")
+    assert api.read(CORE, "configmaps", "bot-train-1") is None
     api.patch_spec("bot", suspend=False)
     kubelet.pods_of("bot-train-2", 2)
 

@@ -14,8 +14,10 @@ from finetune_api import names
 from finetune_api.layout import RunLayout
 from finetune_api.spec import SecretRef, Store
 from finetune_trainer.storage import ObjectStore
+from tests.builders.model_folders import write_model_folder
 from tests.builders.tiny_models import write_model
 from tests.builders.training_runs import BUCKET, make_messages
+from tests.integration.trainer.workbench import ROWS, Workbench
 
 _NUMBERS = itertools.count()
 SECRET_NAME = "s3-credentials"
@@ -74,6 +76,18 @@ def bucket(s3_server: S3Server) -> Iterator[str]:
 def layout(bucket: str) -> RunLayout:
     """A run in that bucket."""
     return RunLayout(output_uri=f"s3://{bucket}/support-bot", name="support-bot", uid="0123456789abcdef")
+
+
+@pytest.fixture
+def bench(
+    s3_server: S3Server, bucket: str, store_settings: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workbench:
+    """A bucket that holds what a job needs."""
+    monkeypatch.setenv(names.ENV_WORK_DIRECTORY, str(tmp_path / "work"))
+    bench = Workbench(s3_server.data / bucket, bucket, store_settings)
+    write_model_folder(bench.model)
+    bench.write_rows(ROWS)
+    return bench
 
 
 @pytest.fixture(scope="session")

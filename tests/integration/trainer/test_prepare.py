@@ -17,87 +17,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from devcluster import S3Server
-from finetune_api import names
-from finetune_api.job_file import JobFile
 from finetune_api.layout import RunLayout
-from finetune_api.spec import Store
-from finetune_api.termination import TerminationMessage, parse_termination_message
+from finetune_api.termination import parse_termination_message
 from finetune_trainer import prepare
 from finetune_trainer.data.prepared import download_prepared, load_prepared_manifest
 from finetune_trainer.errors import DataError, ObjectMissing, StageError, StorageDenied, UserError
 from finetune_trainer.run_file import load_run_file
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.termination import ENV_TERMINATION_MESSAGE_PATH
-from tests.builders.jobs import make_manifest
-from tests.builders.model_folders import make_tensors, tokenizer_json, write_model_folder
+from tests.builders.model_folders import make_tensors, tokenizer_json
 from tests.integration.trainer.conftest import SECRET_NAME, mount_secret
-
-ROWS = [
-    {
-        "messages": [
-            {"role": "user", "content": f"Where is order {n}?"},
-            {"role": "assistant", "content": "order_status"},
-        ]
-    }
-    for n in range(20)
-]
-
-
-class Workbench:
-    """A bucket with a model and data, and jobs on them."""
-
-    def __init__(self, folder: Path, bucket: str, settings: Store) -> None:
-        self.folder = folder
-        self.bucket = bucket
-        self.settings = settings
-
-    @property
-    def model(self) -> Path:
-        """The model's folder behind the server."""
-        return self.folder / "models/base"
-
-    def write_rows(self, rows: list[Any], name: str = "train.jsonl") -> None:
-        """Put rows into the bucket."""
-        path = self.folder / name
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-    def job(self, uid: str = "0123456789abcdef", **changes: Any) -> JobFile:
-        """A job on the bucket; `changes` as in make_manifest."""
-        spec = make_manifest(
-            **{
-                "model__source": f"s3://{self.bucket}/models/base",
-                "dataset__train": [{"source": f"s3://{self.bucket}/train.jsonl"}],
-                "output__uri": f"s3://{self.bucket}/support-bot",
-                "output__store": self.settings.model_dump(mode="json", exclude_none=True),
-                **changes,
-            }
-        )["spec"]
-        return JobFile.model_validate(
-            {
-                "name": "support-bot",
-                "namespace": "ml",
-                "uid": uid,
-                "stage": "prepare",
-                "attempt": 1,
-                "trainerImage": "trainer:dev",
-                "spec": spec,
-            }
-        )
-
-    def run(self, **changes: Any) -> TerminationMessage:
-        """Prepare a job."""
-        return prepare.run(self.job(**changes), Path("job.json"))
-
-
-@pytest.fixture
-def bench(
-    s3_server: S3Server, bucket: str, store_settings: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Workbench:
-    monkeypatch.setenv(names.ENV_WORK_DIRECTORY, str(tmp_path / "work"))
-    bench = Workbench(s3_server.data / bucket, bucket, store_settings)
-    write_model_folder(bench.model)
-    bench.write_rows(ROWS)
-    return bench
+from tests.integration.trainer.workbench import ROWS, Workbench
 
 
 # --- what it leaves behind -------------------------------------------------------------------------------------

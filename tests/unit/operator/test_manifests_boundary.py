@@ -18,52 +18,9 @@ from finetune_operator.job_resource import parse_job
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.manifests import DesiredObjects, desired_objects
 from tests.builders.jobs import make_manifest
+from tests.builders.largest_job import LARGEST_SPEC
 from tests.unit.operator.builders import UID, make_pod_settings
 
-STORE = {
-    "endpoint": "https://s3.example.com",
-    "credentialsSecretRef": {"name": "keys"},
-    "caBundleRef": {"name": "authorities"},
-}
-LARGEST: dict[str, Any] = {
-    "output__store": STORE,
-    "model": {
-        "source": "pvc://models/qwen",
-        "adapterSource": "pvc://adapters",
-        "store": STORE,
-        "tokenSecretRef": {"name": "hub-token"},
-    },
-    "dataset__train": [
-        {"source": "pvc://rows/train.jsonl"},
-        {"source": "configMap://rows/train.jsonl"},
-        {"source": "hf://org/rows", "tokenSecretRef": {"name": "rows-token"}},
-        {"inline": [{"input_text": "a", "target_text": "b"}]},
-    ],
-    "dataset__validation": {"sources": [{"source": "s3://data/validation.jsonl", "store": STORE}]},
-    "dataset__test": [{"source": "configMap://test/rows.jsonl"}],
-    "tracking": {
-        "tensorBoard": {"uri": "s3://curves/bot", "store": STORE},
-        "mlflow": {"uri": "https://mlflow", "secretRef": {"name": "mlflow-token"}},
-        "wandb": {"secretRef": {"name": "wandb-key"}},
-        "swanLab": {"secretRef": {"name": "swanlab-key"}},
-    },
-    "parallelism": {"nodes": 3, "gpusPerNode": 8},
-    "resources": {
-        "gpuResourceName": "amd.com/gpu",
-        "extended": {"rdma/hca": 1},
-        "nodeSelector": {"pool": "gpu"},
-        "tolerations": [{"operator": "Exists"}],
-        "topologyKey": "topology.kubernetes.io/zone",
-        "priorityClassName": "system-node-critical",
-        "runtimeClassName": "nvidia",
-    },
-    "checkpoints__gracePeriodSeconds": 600,
-    "queueName": "team",
-    "workloadPriorityClassName": "high",
-    "image": "example.com/mine:1",
-    "imagePullSecrets": [{"name": "registry"}],
-    "env": [{"name": "NCCL_DEBUG", "value": "$(KUBERNETES_SERVICE_HOST)"}],
-}
 METADATA = {
     "labels": {"team": "a", "finetune.dev/job-uid": "another", "finetune.dev/stage": "export"},
     "annotations": {"note": "b", "finetune.dev/job-file": "{}", "finetune.dev/spec-digest": "forged"},
@@ -105,7 +62,7 @@ def objects(request: pytest.FixtureRequest) -> DesiredObjects:
 
 
 def build(stage: Stage, **changes: Any) -> DesiredObjects:
-    body = make_manifest("bot", "ml", **{**LARGEST, **changes})
+    body = make_manifest("bot", "ml", **{**LARGEST_SPEC, **changes})
     body["metadata"] |= {**METADATA, "uid": UID, "resourceVersion": "7", "generation": 1}
     job = parse_job(body)
     assert job.spec is not None, job.problem

@@ -173,8 +173,11 @@ async def test_newer_versions_of_tls_are_spoken(port: Port, version: ssl.TLSVers
         pytest.param([b"Authorization: Bearer " + b"x" * 20_000], 400, id="an endless token"),
     ],
 )
-async def test_headers_are_bounded(port: Port, request_lines: list[bytes], status: int) -> None:
+async def test_headers_are_bounded_and_garbage_fills_no_log(
+    port: Port, caplog: pytest.LogCaptureFixture, request_lines: list[bytes], status: int
+) -> None:
     reader, writer = await port.connect()
     writer.write(b"\r\n".join([b"POST /v1alpha1/progress HTTP/1.1", b"Host: x", *request_lines, b"", b""]))
 
     assert await status_of(reader) == status
+    assert caplog.records == []

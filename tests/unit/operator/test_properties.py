@@ -11,7 +11,7 @@ from finetune_operator.conditions import find_condition, is_true
 from finetune_operator.status import is_finished
 from tests.unit.operator.simulation import World
 
-SEEDS = range(150)
+SEEDS = range(60)
 SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("one pod", {}),
     ("a gang of three", {"parallelism__nodes": 3}),

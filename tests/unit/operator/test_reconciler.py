@@ -44,7 +44,7 @@ def test_the_created_attempt_is_in_the_status_that_is_written() -> None:
     plan = plan_for(make_job(), observe(child))
 
     assert plan.create is None
-    assert plan.status.phase is Phase.PREPARING
+    assert plan.status.phase is Phase.PENDING
     assert [(a.stage, a.number, a.job_uid) for a in plan.status.attempts] == [(Stage.PREPARE, 1, child.uid)]
     assert plan.status.start_time == "2026-01-01T12:00:00Z"
 
@@ -331,7 +331,7 @@ def test_a_corrected_spec_is_taken_up() -> None:
 
     assert plan.create == Starting(Stage.PREPARE, 1)
     status = status_after(make_job(status=rejected, generation=2), make_child(age_seconds=0))
-    assert status.phase is Phase.PREPARING
+    assert status.phase is Phase.PENDING
     assert status.completion_time is None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,7 @@ from tests.unit.operator.builders import (
     make_pod,
     make_report,
     make_running_pod,
+    seconds_ago,
     status_after,
 )
 
@@ -235,5 +238,52 @@ def test_waiting_for_a_pod_does_not_move_the_phase_before_its_time() -> None:
 
     status = status_after(make_job(), *facts)
 
-    assert (status.phase, status.reason) == (Phase.PREPARING, Reason.PREPARING)
+    assert (status.phase, status.reason) == (Phase.PENDING, Reason.WAITING_FOR_POD)
     assert status_after(make_job(status=status), *facts, now=NOW + timedelta(seconds=1)) == status
+
+
+def told(old: FineTuneJobStatus, new: FineTuneJobStatus) -> list[tuple[str, str]]:
+    return [(event.type, event.reason) for event in decide_events(old, new)]
+
+
+def test_a_suspension_and_its_end_are_told_once_each() -> None:
+    job, train = job_in_training()
+    wished = make_job(suspend=True, generation=2).with_status(job.status)
+    stopping = status_after(wished, train, make_running_pod(train))
+    gone: dict[str, Any] = {"absent_jobs": frozenset({train.name})}
+    suspended = status_after(wished.with_status(stopping), make_ended_pod(train, 22), **gone)
+    second = make_child(Stage.TRAIN, 2, age_seconds=1)
+    again = status_after(make_job(generation=3).with_status(suspended), second)
+
+    assert told(job.status, stopping) == []
+    assert told(stopping, suspended) == [("Normal", Reason.SUSPENDED)]
+    assert told(suspended, again) == [("Normal", Reason.UNSUSPENDED)]
+
+
+def test_a_job_that_is_created_suspended_says_so() -> None:
+    assert told(FineTuneJobStatus(), status_after(make_job(suspend=True))) == [("Normal", Reason.SUSPENDED)]
+
+
+def test_a_retry_is_told() -> None:
+    job, train = job_in_training()
+    failed = status_after(job, train, make_ended_pod(train, 11))
+    retried = status_after(make_job(retry=1, generation=2).with_status(failed), train)
+
+    assert told(failed, retried)[0] == ("Normal", Reason.RETRIED)
+
+
+def test_an_eviction_by_the_queue_is_told_although_the_attempt_goes_on() -> None:
+    job, train = job_in_training(queueName="team")
+    train = replace(train, suspended=True, queue="team", created=seconds_ago(5))
+
+    assert told(job.status, status_after(job, train)) == [("Warning", Reason.KUEUE_EVICTED)]
+
+
+def test_a_deadline_is_told_once() -> None:
+    job, train = job_in_training(failurePolicy={"activeDeadlineSeconds": 60})
+    stopping = status_after(job, train, make_running_pod(train), now=NOW + timedelta(seconds=60))
+    gone: dict[str, Any] = {"absent_jobs": frozenset({train.name})}
+    ended = status_after(job.with_status(stopping), make_ended_pod(train, 22), **gone)
+
+    assert told(job.status, stopping) == []
+    assert told(stopping, ended) == [("Warning", Reason.ACTIVE_DEADLINE_EXCEEDED)]

@@ -53,7 +53,12 @@ class Cell:
     """A trainer over a tiny model and twenty rows."""
 
     def __init__(
-        self, folder: Path, *, should_stop: Callable[[], bool] = lambda: False, **settings: Any
+        self,
+        folder: Path,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        should_save: Callable[[], bool] = lambda: False,
+        **settings: Any,
     ) -> None:
         self.training = Training(
             **{
@@ -94,6 +99,7 @@ class Cell:
             gang=ALONE,
             meter=self.meter,
             should_stop=should_stop,
+            should_save=should_save,
             callbacks=[
                 ResumeCallback(folder / "resume", None, ALONE, seed=0),
                 MetricsCallback(self.metrics, self.meter, attempt=1),

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from finetune_api.layout import RunLayout
 from finetune_api.progress import CheckpointReport
+from finetune_trainer.checkpoint_schedule import CheckpointSchedule
 from finetune_trainer.checkpoints import (
     CheckpointFacts,
     CheckpointManifest,
@@ -82,7 +83,7 @@ class CheckpointSink:
 
 
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
-    """Takes a checkpoint every so many steps, and when the run is told to go."""
+    """Takes a checkpoint when the schedule says so, and when the run is told to go."""
 
     def __init__(
         self,
@@ -91,9 +92,9 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         meter: StepMeter,
         heart: Heart,
         *,
+        schedule: CheckpointSchedule,
         directory: Path,
         metrics: Path,
-        every_steps: int,
         on_commit: Callable[[CheckpointReport], None],
     ) -> None:
         self._sink = sink
@@ -102,7 +103,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self._heart = heart
         self._directory = directory
         self._metrics = metrics
-        self._every_steps = every_steps
+        self._schedule = schedule
         self._on_commit = on_commit
 
     def on_step_end(
@@ -111,9 +112,11 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         """Save if it is time to."""
         figures = self._meter.figures
         is_done = state.global_step >= state.max_steps
-        if state.global_step % self._every_steps == 0 or (figures.stop_requested and not is_done):
+        told_to_go = figures.stop_requested and not is_done
+        if self._schedule.is_due(figures.step, waited_long=figures.save_requested, told_to_go=told_to_go):
             self._heart.enter(Phase.SAVING)
             self._save(figures, LiveState.from_callback(kwargs))
+            self._schedule.note_saved()
 
     def _save(self, figures: StepFigures, live: LiveState) -> None:
         gang, directory, topic = self._gang, self._directory, f"checkpoint/{figures.step}"

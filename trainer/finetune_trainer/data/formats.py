@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -35,11 +35,19 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class PairColumns:
+    """The two columns of an InputTarget row."""
+
+    input: str
+    target: str
+
+
+@dataclass(frozen=True)
 class RowFormat:
-    """How the rows of one source are read, and why."""
+    """How the rows of one source are read, and why. Rows in Messages format have no pair of columns."""
 
     format: DataFormat
-    columns: ColumnMapping | None
+    columns: PairColumns | None
     explanation: str
 
 
@@ -55,11 +63,12 @@ def decide_format(settings: DataSource, label: str, first_row: Mapping[str, obje
     if settings.format is DataFormat.MESSAGES:
         return RowFormat(DataFormat.MESSAGES, None, f"{label}: Messages, as format says")
     if settings.columns is not None:
-        named = f"columns {settings.columns.input} → {settings.columns.target}, as columns says"
-        return RowFormat(DataFormat.INPUT_TARGET, settings.columns, f"{label}: InputTarget, {named}")
+        pair = _named_columns(settings.columns, first_row)
+        named = f"columns {pair.input} → {pair.target}, as columns says"
+        return RowFormat(DataFormat.INPUT_TARGET, pair, f"{label}: InputTarget, {named}")
     found = _usual_columns(first_row)
     if settings.format is DataFormat.INPUT_TARGET:
-        columns = found or ColumnMapping(input=INPUT_COLUMNS[0], target=TARGET_COLUMNS[0])
+        columns = found or PairColumns(input=INPUT_COLUMNS[0], target=TARGET_COLUMNS[0])
         return RowFormat(
             DataFormat.INPUT_TARGET,
             columns,
@@ -68,7 +77,7 @@ def decide_format(settings: DataSource, label: str, first_row: Mapping[str, obje
     return _recognise(label, first_row, found)
 
 
-def _recognise(label: str, first_row: Mapping[str, object], found: ColumnMapping | None) -> RowFormat:
+def _recognise(label: str, first_row: Mapping[str, object], found: PairColumns | None) -> RowFormat:
     if isinstance(first_row.get(MESSAGES_COLUMN), list):
         because = f"its first row has a list named {MESSAGES_COLUMN}"
         return RowFormat(DataFormat.MESSAGES, None, f"{label}: recognised as Messages, because {because}")
@@ -84,10 +93,20 @@ def _recognise(label: str, first_row: Mapping[str, object], found: ColumnMapping
     )
 
 
-def _usual_columns(row: Mapping[str, object]) -> ColumnMapping | None:
-    inputs = [column for column in INPUT_COLUMNS if column in row]
-    targets = [column for column in TARGET_COLUMNS if column in row]
-    return ColumnMapping(input=inputs[0], target=targets[0]) if inputs and targets else None
+def _usual_columns(row: Mapping[str, object]) -> PairColumns | None:
+    inputs, targets = _present(INPUT_COLUMNS, row), _present(TARGET_COLUMNS, row)
+    return PairColumns(inputs[0], targets[0]) if inputs and targets else None
+
+
+def _named_columns(columns: ColumnMapping, row: Mapping[str, object]) -> PairColumns:
+    """What is not named is called as usual."""
+    inputs = [columns.input] if columns.input else [*_present(INPUT_COLUMNS, row), INPUT_COLUMNS[0]]
+    targets = [columns.target] if columns.target else [*_present(TARGET_COLUMNS, row), TARGET_COLUMNS[0]]
+    return PairColumns(inputs[0], targets[0])
+
+
+def _present(usual: Sequence[str], row: Mapping[str, object]) -> list[str]:
+    return [column for column in usual if column in row]
 
 
 # --- reading a row ---------------------------------------------------------------------------------------------
@@ -109,7 +128,7 @@ def as_conversation(
     return Conversation(row.where, messages)
 
 
-def _input_target(row: Mapping[str, object], columns: ColumnMapping) -> tuple[Message, ...]:
+def _input_target(row: Mapping[str, object], columns: PairColumns) -> tuple[Message, ...]:
     return (
         Message("user", _text_column(row, columns.input)),
         Message("assistant", _text_column(row, columns.target)),

@@ -106,8 +106,8 @@ def translated(store: StoreDescription, uri: str, action: str) -> Iterator[None]
         raise UserError(f"The store's client refuses {uri}: {error} Correct the URI.") from error
     except SSLError as error:
         raise UserError(
-            f"The certificate of {store.endpoint} is not trusted ({error}). Use an endpoint with a certificate of "
-            "a known authority, or http:// inside the cluster."
+            f"The certificate of {store.endpoint} is not trusted ({error}). Put the certificates of its authority into "
+            "a ConfigMap and name it in store.caBundleRef, or use an endpoint with a certificate of a known authority."
         ) from error
     except (BotoCoreError, RetriesExceededError, HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.filename is not None:

@@ -298,7 +298,22 @@ def _client(store: Store, max_attempts: int) -> Any:  # noqa: ANN401
         region_name=store.region,
         endpoint_url=store.endpoint.rstrip("/") if store.endpoint else None,
         config=_client_config(store, max_attempts),
+        verify=_trusted_certificates(store),
     )
+
+
+def _trusted_certificates(store: Store) -> str | None:
+    """The file of the authorities to trust; None for the image's public ones."""
+    reference = store.ca_bundle_ref
+    if reference is None:
+        return None
+    path = Path(names.ca_bundle_directory(reference.name)) / reference.key
+    if not path.is_file():
+        raise UserError(
+            f"ConfigMap '{reference.name}' with key {reference.key} is not mounted at {path}. Create it in the job's "
+            "namespace with the store's certificates, PEM, or correct store.caBundleRef."
+        )
+    return str(path)
 
 
 def _use_mounted_secret(session: botocore.session.Session, secret_name: str) -> None:

@@ -1,0 +1,204 @@
+"""A watch that falls silent is opened anew; where that does not help, the liveness probe says which one is dead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from finetune_api import PLURAL
+from tests.integration.operator.api_client import BATCH, CORE, FINETUNE, Api, wait_until
+from tests.integration.operator.kubelet import Kubelet, job_is_there
+from tests.integration.operator.outages.replica import Replica
+from tests.integration.operator.steps import apply_job, attempts
+from tests.stand_ins.api_proxy import requests, watches
+
+# Bookmarks come every minute. Where a test cannot wait for them, changes of three objects stand in for them.
+IMPATIENT = {"FINETUNE_WATCH_INACTIVITY_SECONDS": "3", "FINETUNE_WATCH_SILENCE_SECONDS": "8"}
+RECOVERY_SECONDS = 90
+KINDS = {PLURAL: FINETUNE, "jobs": BATCH, "pods": CORE}
+
+
+@contextmanager
+def traffic(api: Api) -> Iterator[None]:
+    """Let something come through every watch each second."""
+    apply_job(api, "traffic")
+    wait_until(lambda: api.list_objects(CORE, "pods"))
+    pod = api.list_objects(CORE, "pods")[0]["metadata"]["name"]
+    objects = {PLURAL: "traffic", "jobs": "traffic-prepare-1", "pods": pod}
+    stop = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not stop.wait(1):
+            number += 1
+            for plural, name in objects.items():
+                api.patch(KINDS[plural], plural, name, {"metadata": {"annotations": {"number": str(number)}}})
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def open_watches(replica: Replica) -> int:
+    return sum(each.is_watch for each in replica.proxy.seen)
+
+
+def probe_answers(replica: Replica, seconds: float) -> set[int]:
+    """All that the liveness probe answers for a while."""
+    answers, ends = set[int](), time.monotonic() + seconds
+
+    def is_over() -> bool:
+        answers.add(replica.ask("healthz")[0])
+        return time.monotonic() > ends
+
+    wait_until(is_over, seconds + 5)
+    return answers
+
+
+def started(replica: Replica, **environment: str) -> Replica:
+    """Ready, and all three watches are open."""
+    replica.start(**environment)
+    wait_until(lambda: open_watches(replica) >= len(KINDS))
+    return replica
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that only one of the watches tells of, and what the operator makes of it."""
+
+    kind: str
+    make: Callable[[Api, Kubelet], object]
+    is_noticed: Callable[[Api], object]
+
+
+CHANGES = [
+    Change(
+        PLURAL,
+        lambda api, _: apply_job(api, "second"),
+        lambda api: api.read(BATCH, "jobs", "second-prepare-1"),
+    ),
+    Change(
+        "jobs",
+        lambda api, _: api.delete(BATCH, "jobs", "bot-prepare-1", propagationPolicy="Orphan"),
+        lambda api: api.read(BATCH, "jobs", "bot-prepare-2"),
+    ),
+    Change(
+        "pods",
+        lambda _, kubelet: kubelet.start("bot-prepare-1"),
+        lambda api: api.status("bot")["phase"] == "Preparing",
+    ),
+]
+each_change = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.kind)
+
+
+@each_change
+def test_a_watch_that_falls_silent_is_opened_anew_and_nothing_is_lost(
+    change: Change, replica: Replica, api: Api, kubelet: Kubelet
+) -> None:
+    started(replica, **IMPATIENT)
+    apply_job(api)
+    wait_until(lambda: attempts(api))
+
+    assert replica.proxy.silence_open_watches(to=watches(f"/{change.kind}$")) == 1
+    change.make(api, kubelet)
+
+    wait_until(lambda: change.is_noticed(api))
+    assert not replica.has_ended()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_probe_names_the_watch_that_stays_silent_and_is_content_when_it_speaks_again(
+    kind: str, replica: Replica, api: Api
+) -> None:
+    started(replica, **IMPATIENT)
+    with traffic(api):
+        wait_until(lambda: replica.ask("healthz") == (200, "ok\n"))
+        replica.proxy.swallow(to=watches(f"/{kind}$"))
+
+        wait_until(lambda: replica.ask("healthz")[0] == 503, 20)
+        told = replica.ask("healthz")[1]
+        assert told.startswith(f"nothing came through the watch of {kind} in all namespaces (")
+        assert all(other not in told for other in KINDS if other != kind and other not in kind)
+
+        replica.proxy.heal()
+        wait_until(lambda: replica.ask("healthz")[0] == 200, 20)
+
+
+def test_listings_do_not_make_a_dead_watch_look_alive(replica: Replica, api: Api) -> None:
+    started(replica, **IMPATIENT, FINETUNE_RESYNC_SECONDS="1")
+    with traffic(api):
+        replica.proxy.swallow(to=watches("/pods$"))
+
+        wait_until(lambda: replica.ask("healthz")[0] == 503, 20)
+
+    assert (
+        sum(requested.path == "/api/v1/pods" and not requested.is_watch for requested in replica.proxy.seen)
+        > 5
+    )
+
+
+def test_an_api_server_that_is_away_is_no_reason_to_restart(replica: Replica, api: Api) -> None:
+    started(replica, **IMPATIENT, FINETUNE_LEASE_SECONDS="3")
+    replica.proxy.swallow(to=watches())
+    replica.proxy.reset(to=requests(), times=10_000)
+    replica.proxy.reset(to=watches(), times=10_000)
+
+    assert probe_answers(replica, 12) == {200}
+
+    replica.proxy.heal()
+    apply_job(api)
+    job_is_there(api, "bot-prepare-1")
+
+
+def test_watches_whose_version_is_too_old_begin_anew(replica: Replica, api: Api, kubelet: Kubelet) -> None:
+    started(replica)
+    assert replica.proxy.expire_open_watches(to=watches()) == len(KINDS)
+
+    apply_job(api)
+    kubelet.start("bot-prepare-1")
+    api.wait_for_status("bot", phase="Preparing")
+    kubelet.fail("bot-prepare-1", 10, message={"reason": "DataError", "message": "no rows"})
+    api.wait_for_status("bot", phase="Failed")
+    assert not replica.has_ended()
+
+
+@pytest.mark.long_fault
+@each_change
+def test_with_the_defaults_a_silent_watch_is_recovered_in_time(
+    change: Change, replica: Replica, api: Api, kubelet: Kubelet
+) -> None:
+    started(replica)
+    apply_job(api)
+    wait_until(lambda: attempts(api))
+
+    replica.proxy.silence_open_watches(to=watches(f"/{change.kind}$"))
+    change.make(api, kubelet)
+
+    wait_until(lambda: change.is_noticed(api), RECOVERY_SECONDS)
+
+
+@pytest.mark.long_fault
+def test_with_the_defaults_bookmarks_alone_keep_an_idle_operator_alive(replica: Replica) -> None:
+    started(replica)
+    opened = open_watches(replica)
+
+    assert probe_answers(replica, 240) == {200}
+
+    assert open_watches(replica) == opened
+
+
+@pytest.mark.long_fault
+def test_with_the_defaults_the_probe_fails_where_watches_stay_silent(replica: Replica) -> None:
+    started(replica)
+    replica.proxy.swallow(to=watches("/pods$"))
+
+    wait_until(lambda: replica.ask("healthz")[0] == 503, 170)

@@ -1,0 +1,276 @@
+"""What of the API the trainer refuses, and that nothing of it can be forgotten."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.errors import UserError
+from finetune_trainer.support import LIMITS, refuse_unsupported
+from tests.builders.jobs import make_manifest
+
+# Fields of which every value is done, by the trainer …
+STORE = ("endpoint", "region", "caBundleRef.name", "caBundleRef.key", "credentialsSecretRef.name")
+DONE_BY_TRAINER = frozenset(
+    {
+        *(f"{place}.{leaf}" for place in ("model.store", "dataset.train[].store", "output.store") for leaf in STORE),
+        "dataset.train[].inline",
+        "dataset.train[].columns.input",
+        "dataset.train[].columns.target",
+        "dataset.train[].maxRows",
+        "dataset.preparation.maxLength",
+        "dataset.systemPrompt",
+        "dataset.chatTemplate",
+        "method.lora.rank",
+        "method.lora.alpha",
+        "method.lora.dropout",
+        "method.lora.targetModules",
+        "training.epochs",
+        "training.maxSteps",
+        "training.learningRate",
+        "training.warmupSteps",
+        "training.warmupFraction",
+        "training.weightDecay",
+        "training.maxGradNorm",
+        "training.adamBetas",
+        "training.globalBatchSize",
+        "training.microBatchTokens",
+        "training.seed",
+        "training.loggingSteps",
+        "parallelism.nodes",
+        "parallelism.gpusPerNode",
+        "checkpoints.everySteps",
+        "checkpoints.everyMinutes",
+        "checkpoints.keepLast",
+        "checkpoints.onPreemption",
+        "output.uri",
+        "output.merged.enabled",
+        "output.merged.maxShardSize",
+        "failurePolicy.stallTimeoutSeconds",
+        "resumeFrom.run",
+    }
+)  # fmt: skip
+# … and by the operator, which makes the pods and decides when they run.
+DONE_BY_OPERATOR = frozenset(
+    {
+        *(
+            f"resources.{leaf}"
+            for leaf in (
+                "gpuResourceName", "extended", "cpu", "memory", "ephemeralStorage", "sharedMemory", "nodeSelector",
+                "tolerations[].key", "tolerations[].operator", "tolerations[].value", "tolerations[].effect",
+                "tolerations[].tolerationSeconds", "topologyKey", "priorityClassName", "runtimeClassName",
+                "prepare.cpu", "prepare.memory", "prepare.ephemeralStorage",
+                "export.cpu", "export.memory", "export.ephemeralStorage",
+            )
+        ),
+        "checkpoints.gracePeriodSeconds",
+        "failurePolicy.maxRestarts",
+        "failurePolicy.gangStartTimeoutSeconds",
+        "failurePolicy.pendingDeadlineSeconds",
+        "failurePolicy.activeDeadlineSeconds",
+        "suspend",
+        "retry",
+        "queueName",
+        "workloadPriorityClassName",
+        "stopAfter",
+        "ttlSecondsAfterFinished",
+        "deletionPolicy",
+        "image",
+        "imagePullSecrets[].name",
+        "env[].name",
+        "env[].value",
+    }
+)  # fmt: skip
+
+
+# --- nothing is forgotten ----------------------------------------------------------------------------------------
+
+
+def inner_types(annotation: Any) -> Iterator[Any]:
+    """What an annotation holds, without Optional, Annotated and list."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from inner_types(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType, list, tuple):
+        for part in typing.get_args(annotation):
+            yield from inner_types(part)
+    elif annotation is not type(None):
+        yield annotation
+
+
+def leaves(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type | None]]:
+    """Every field that holds a value and no block: its path, and its enumeration where it has one."""
+    for name, field in model.model_fields.items():
+        kinds = list(inner_types(field.annotation))
+        is_list = "list[" in str(field.annotation)
+        here = path + (field.alias or name)
+        blocks = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        words = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
+        for block in blocks:
+            yield from leaves(block, f"{here}{'[]' if is_list else ''}.")
+        if not blocks:
+            yield here, words[0] if words else None
+
+
+LEAVES = dict(leaves(FineTuneJobSpec))
+LIMITED = {limit.field for limit in LIMITS}
+
+
+def is_limited(path: str) -> bool:
+    return any(path == field or path.startswith((f"{field}.", f"{field}[]")) for field in LIMITED)
+
+
+def test_every_field_is_done_or_refused() -> None:
+    done = DONE_BY_TRAINER | DONE_BY_OPERATOR
+    assert len(LEAVES) > 150, "the walk finds the whole API"
+    assert [path for path in LEAVES if path not in done and not is_limited(path)] == []
+
+
+def test_no_field_is_both_done_and_refused() -> None:
+    assert [path for path in DONE_BY_TRAINER | DONE_BY_OPERATOR if is_limited(path)] == []
+    assert not DONE_BY_TRAINER & DONE_BY_OPERATOR
+
+
+def test_lists_name_fields_that_exist() -> None:
+    assert (DONE_BY_TRAINER | DONE_BY_OPERATOR) - LEAVES.keys() == set()
+    known = {path.replace("[]", "") for path in LEAVES}
+    for field in LIMITED:
+        plain = field.replace("[]", "")
+        assert any(path == plain or path.startswith(f"{plain}.") for path in known), field
+
+
+def test_words_that_the_trainer_reads_are_listed_one_by_one() -> None:
+    """So that a new word of an old field is refused until somebody has done it."""
+    assert [path for path, words in LEAVES.items() if words and path in DONE_BY_TRAINER] == []
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+def spec_with(**changes: Any) -> FineTuneJobSpec:
+    return FineTuneJobSpec.model_validate(make_manifest(**changes)["spec"])
+
+
+def train_with(**fields: Any) -> dict[str, Any]:
+    return {"dataset__train": [{"source": "s3://data/a.jsonl"}, {"source": "s3://data/b.jsonl", **fields}]}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "another task": (
+        {"task": "SequenceClassification", "labels": ["good", "bad"]},
+        "task SequenceClassification is not supported yet: set CausalLM. labels good, bad is not supported yet: remove it.",
+    ),
+    "a model of a hub": (
+        {"model__source": "hf://Qwen/Qwen3-0.6B"},
+        "model.source hf://Qwen/Qwen3-0.6B is not supported yet: upload the model's folder",
+    ),
+    "a model on a claim": ({"model__source": "pvc://models/qwen"}, "model.source pvc://models/qwen is not"),
+    "an earlier adapter": ({"model__adapterSource": "s3://models/a"}, "model.adapterSource s3://models/a is not"),
+    "code of the model's own": ({"model__trustRemoteCode": True}, "model.trustRemoteCode true is not"),
+    "rows of a hub": (
+        train_with(source="hf://org/rows", split="train"),
+        "dataset.train[1].source hf://org/rows is not supported yet: put the rows into a .jsonl file",
+    ),
+    "another format": (train_with(format="Alpaca"), "dataset.train[1].format Alpaca is not supported yet"),
+    "another column": (
+        train_with(columns={"messages": "turns"}),
+        "dataset.train[1].columns.messages turns is not supported yet",
+    ),
+    "a weight": (train_with(weight=0.5), "dataset.train[1].weight 0.5 is not supported yet: set 1"),
+    "validation": ({"dataset__validation": {"fraction": 0.1}}, "dataset.validation is not supported yet: remove"),
+    "test rows": ({"dataset__test": [{"source": "s3://data/t.jsonl"}]}, "dataset.test is not supported yet"),
+    "redaction": (
+        {"dataset__preparation": {"redact": ["Email", "Phone"]}},
+        "dataset.preparation.redact Email, Phone is not supported yet",
+    ),
+    "expressions": (
+        {"dataset__preparation": {"regex": [{"pattern": "<[^>]+>"}]}},
+        "dataset.preparation.regex is not supported yet: clean the rows before they are uploaded",
+    ),
+    "duplicates": ({"dataset__preparation": {"duplicates": "MinHash"}}, "duplicates MinHash is not supported"),
+    "full training": ({"method__type": "Full"}, "method.type Full is not supported yet: set LoRA"),
+    "QLoRA": (
+        {"method__type": "QLoRA", "method__quantization": {"type": "FP4"}},
+        "method.type QLoRA is not supported yet: set LoRA. method.quantization is not supported yet",
+    ),
+    "a variant": ({"method__lora": {"variant": "DoRA"}}, "method.lora.variant DoRA is not supported yet"),
+    "another schedule": (
+        {"training__scheduler": "WarmupStableDecay"},
+        "training.scheduler WarmupStableDecay is not supported yet: set Cosine, Linear or Constant",
+    ),
+    "another optimizer": ({"training__optimizer": "AdamW8bit"}, "training.optimizer AdamW8bit is not"),
+    "a batch in tokens": ({"training__globalBatchTokens": 4096}, "training.globalBatchTokens 4096 is not"),
+    "no packing": ({"training__packing": "Disabled"}, "training.packing Disabled is not supported yet: set Auto"),
+    "deterministic kernels": ({"training__deterministic": True}, "training.deterministic true is not"),
+    "half precision": ({"training__precision": "FP16"}, "training.precision FP16 is not supported yet"),
+    "checkpointed activations": (
+        {"training__gradientCheckpointing": "Enabled"},
+        "training.gradientCheckpointing Enabled is not supported yet",
+    ),
+    "early stopping": ({"training__earlyStopping": {}}, "training.earlyStopping is not supported yet"),
+    "a sharded model": (
+        {"parallelism": {"strategy": "ZeRO3", "offload": "OptimizerAndParameters"}},
+        "parallelism.strategy ZeRO3 is not supported yet: set DDP. parallelism.offload OptimizerAndParameters is not",
+    ),
+    "several best checkpoints": ({"checkpoints__keepBest": 3}, "checkpoints.keepBest 3 is not supported yet"),
+    "metrics": (
+        {"evaluation": {"metrics": ["BLEU"], "minimum": {"bleu": 20}}},
+        "evaluation.metrics BLEU is not supported yet: remove it. evaluation.minimum is not supported yet",
+    ),
+    "a cache elsewhere": ({"output__cacheURI": "s3://models/cache"}, "output.cacheURI s3://models/cache is not"),
+    "the best state": ({"output__export": "Best"}, "output.export Best is not supported yet: set Last"),
+    "no verification": ({"output__merged": {"verify": False}}, "output.merged.verify false is not supported yet"),
+    "a quantized copy": ({"output__quantized": "NF4"}, "output.quantized NF4 is not supported yet: set None"),
+    "a tracker": (
+        {"tracking": {"mlflow": {"uri": "https://mlflow.example.com"}}},
+        "tracking.mlflow is not supported yet: remove it; the run's metrics.jsonl has every step",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_asked_for_and_not_done_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        refuse_unsupported(spec_with(**changes))
+    assert sentence in refusal.value.message
+
+
+def test_everything_is_named_at_once() -> None:
+    with pytest.raises(UserError) as refusal:
+        refuse_unsupported(spec_with(method__type="Full", output__quantized="INT8"))
+    assert refusal.value.message.count("is not supported yet") == 2
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(UserError) as refusal:
+        refuse_unsupported(spec_with(model__source=f"pvc://models/{'x' * 500}"))
+    assert len(refusal.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training": {}, "parallelism": {}, "checkpoints": {}, "evaluation": {}, "tracking": {}},
+        {"training__packing": "Enabled", "training__gradientCheckpointing": "Disabled"},
+        {"training__scheduler": "Linear", "training__precision": "BF16", "training__adamBetas": [0.8, 0.9]},
+        {"parallelism": {"strategy": "DDP", "nodes": 4, "offload": "None"}},
+        {"checkpoints": {"everyMinutes": 10, "onPreemption": False, "keepBest": 0}},
+        {"dataset__train": [{"source": "configMap://rows/a.jsonl", "format": "InputTarget", "columns": {"input": "q"}}]},
+        {"dataset__train": [{"inline": [{"question": "?", "answer": "!"}], "weight": 1.0}]},
+        {"output__merged": {"enabled": False, "precision": "FP32"}, "output__store": {"addressing": "Path"}},
+        {"failurePolicy": {"onOutOfMemory": "Fail"}, "stopAfter": "Prepare", "deletionPolicy": "Delete"},
+        {"resumeFrom": {"run": "bot-01234567"}, "queueName": "gpus", "env": [{"name": "TZ", "value": "UTC"}]},
+        {"method__lora": {"variant": "Standard"}, "evaluation": {"metrics": []}, "output__quantized": "None"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_defaults_and_what_is_done_are_never_refused(changes: dict[str, Any]) -> None:
+    refuse_unsupported(spec_with(**changes))
