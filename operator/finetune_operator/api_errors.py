@@ -39,11 +39,22 @@ class NamespaceTerminating(Refused):
 
 
 class Unavailable(ClusterError):
-    """The API server cannot be reached, is overloaded or failed: time heals."""
+    """The API server cannot be reached, is overloaded or failed: time heals.
 
-    def __init__(self, message: str, *, status: int = 0, retry_after_seconds: float | None = None) -> None:
+    `failed_quickly`: it costs little to try once more at once.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        retry_after_seconds: float | None = None,
+        failed_quickly: bool = False,
+    ) -> None:
         super().__init__(message, status=status)
         self.retry_after_seconds = retry_after_seconds
+        self.failed_quickly = failed_quickly
 
 
 def error_of_response(
@@ -65,7 +76,12 @@ def error_of_response(
         case ((400 | 403 | 422), _):
             return Refused(message, status=status, reason=reason)
         case _:
-            return Unavailable(message, status=status, retry_after_seconds=_retry_after_seconds(headers))
+            pause_seconds = _retry_after_seconds(headers)
+            # 401: a token that is refused now is refused in a moment, too. 504: it took its time.
+            quick = status not in (401, 504)
+            return Unavailable(
+                message, status=status, retry_after_seconds=pause_seconds, failed_quickly=quick
+            )
 
 
 def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:

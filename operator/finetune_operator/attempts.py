@@ -130,14 +130,8 @@ def _find_question(
     job = gang.job
     if job is None:
         return None if name in observed.absent_jobs else LookUp(LookUpKind.JOB, name, attempt.job_uid)
-    if gang.live_pods(now):
-        return None
-    if job.state is JobState.ACTIVE:
-        # Pods that were told to go may belong to a Job that was suspended a moment ago.
-        told_to_go = bool(gang.pods) and all(pod.was_told_to_go and pod.has_ended for pod in gang.pods)
-        is_stale = told_to_go and job.uid not in observed.fresh_jobs
-        return LookUp(LookUpKind.JOB, name, job.uid) if is_stale else None
-    is_unknown = not gang.pods and job.uid not in observed.jobs_with_all_pods
+    has_ended = job.state is not JobState.ACTIVE and not gang.live_pods(now)
+    is_unknown = has_ended and not gang.pods and job.uid not in observed.jobs_with_all_pods
     return LookUp(LookUpKind.PODS, name, attempt.job_uid) if is_unknown else None
 
 
@@ -149,7 +143,8 @@ def _is_over(gang: Gang, now: datetime) -> bool:
         return True
     if gang.job.suspended and not gang.job.deleting:
         return False  # Whoever held it back may let it go on.
-    has_failed = any(pod.phase == "Failed" for pod in gang.pods)
+    # Pods that were told to go prove nothing: a queue may have held the Job back and admitted it again since.
+    has_failed = any(pod.phase == "Failed" and not pod.was_told_to_go for pod in gang.pods)
     return has_failed or bool(gang.lost_pods(now)) or gang.has_succeeded
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from finetune_api.status import Phase
+from finetune_api.status import AttemptOutcome, Phase
 from finetune_operator.job_resource import (
     NO_RULES,
     FineTuneJob,
@@ -112,8 +112,24 @@ class Cache:
             return self._settle(key, uid, version, body)
         self._settled.pop(key, None)
         self._expiries.pop(key, None)
-        self._live[key] = parse_job(body, self._rules)
+        self._live[key] = job = parse_job(body, self._rules)
+        self._drop_told_pods(job)
         return key
+
+    def _drop_told_pods(self, job: FineTuneJob) -> None:
+        """Pods that are gone are kept until status holds what they left."""
+        family = self._families.get(job.uid)
+        told = {each.job_uid for each in job.status.attempts if each.outcome is not AttemptOutcome.RUNNING}
+        if family is None:
+            return
+        for pod in list(family.pods.values()):
+            if pod.is_gone and pod.job_uid in told:
+                self._drop_pod(family, pod.uid)
+
+    def _drop_pod(self, family: _Family, uid: str) -> None:
+        family.pods.pop(uid, None)
+        family.events.pop(uid, None)
+        self._child_of_pod.pop(uid, None)
 
     def _settle(self, key: JobKey, uid: str, version: str, body: JsonObject) -> JobKey | None:
         """Keep of a finished job what is needed to know it again; its key where it is to be deleted later."""
@@ -223,22 +239,24 @@ class Cache:
         if facts is None or owner_uid is None:
             return None
         family = self._families[owner_uid]
-        if family.pods.get(facts.uid) == facts:
+        known = family.pods.get(facts.uid)
+        if known == facts or (known is not None and known.is_gone):
             return None
         family.pods[facts.uid] = facts
         self._child_of_pod[facts.uid] = facts.job_uid
         return family.key
 
     def forget_pod(self, body: JsonObject) -> JobKey | None:
-        """Drop a deleted pod."""
+        """A deleted pod: its last state tells what it left, and of each rank only the newest such is of interest."""
         facts = observe_pod(body)
         owner_uid = self._owner_of_child.get(facts.job_uid) if facts else None
         family = self._families.get(owner_uid) if owner_uid else None
         if facts is None or family is None:
             return None
-        family.pods.pop(facts.uid, None)
-        family.events.pop(facts.uid, None)
-        self._child_of_pod.pop(facts.uid, None)
+        for pod in list(family.pods.values()):
+            if pod.is_gone and (pod.job_uid, pod.rank) == (facts.job_uid, facts.rank):
+                self._drop_pod(family, pod.uid)
+        family.pods[facts.uid] = replace(facts, is_gone=True)
         return family.key
 
     def note_events(self, owner_uid: str, object_uid: str, seen: EventsSeen) -> None:
@@ -259,7 +277,7 @@ class Cache:
         owner = self._owner_of_child.get(child) if child else None
         family = self._families.get(owner) if owner else None
         pod = family.pods.get(pod_uid) if family else None
-        return Reporter(pod, child, owner) if pod and child and owner else None
+        return Reporter(pod, child, owner) if pod and not pod.is_gone and child and owner else None
 
     def child_of_pod(self, pod_uid: str) -> tuple[str, str] | None:
         """The uids of the child Job and of the FineTuneJob that a pod belongs to."""
@@ -287,7 +305,13 @@ class Cache:
 def _retain(
     facts: dict[str, JobFacts] | dict[str, PodFacts], listed: Set[str], created_before: datetime
 ) -> list[str]:
-    gone = [uid for uid, each in facts.items() if uid not in listed and each.created < created_before]
+    gone = [
+        uid
+        for uid, each in facts.items()
+        if uid not in listed
+        and each.created < created_before
+        and not (isinstance(each, PodFacts) and each.is_gone)
+    ]
     for uid in gone:
         del facts[uid]
     return gone

@@ -56,10 +56,11 @@ __all__ = [
 REQUEST_TIMEOUT_SECONDS = 30.0
 LEASES = "apis/coordination.k8s.io/v1"
 LIST_CHUNK_SIZE = 500
-# An API server that says "not now, come again in a second" is asked again without giving up what was done so far;
-# a longer pause belongs to the work queue.
-LONGEST_PAUSE_IN_PLACE_SECONDS = 2.0
+# What failed quickly is tried again without giving up what was done so far; a longer pause belongs to the work queue.
+# Every write can be repeated: names are deterministic, and updates carry the resource version they were made from.
 TRIES_IN_PLACE = 3
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_IN_PLACE_SECONDS = 2.0
 KUEUE_GROUP = "kueue.x-k8s.io"
 KUEUE_LABEL_JOB_UID = f"{KUEUE_GROUP}/job-uid"
 # An upgrade of Kueue may serve another version from one minute to the next.
@@ -400,15 +401,16 @@ class Cluster:
         content_type: str = "application/json",
         query: Mapping[str, str] | None = None,
     ) -> JsonObject:
-        """Send a request, and once or twice more where the API server asks for a short pause."""
-        for tries_left in reversed(range(TRIES_IN_PLACE)):
+        """Send a request, and once or twice more where it failed quickly: any longer way back costs more requests."""
+        for number in range(TRIES_IN_PLACE):
             if method != "GET":
                 self._gate.check()
             try:
                 return await self._send(method, path, body, content_type=content_type, query=query)
             except Unavailable as error:
-                pause_seconds = error.retry_after_seconds
-                if not tries_left or pause_seconds is None or pause_seconds > LONGEST_PAUSE_IN_PLACE_SECONDS:
+                pause_seconds = max(error.retry_after_seconds or 0, FIRST_PAUSE_SECONDS * 2**number)
+                may_help = error.failed_quickly and pause_seconds <= LONGEST_PAUSE_IN_PLACE_SECONDS
+                if number == TRIES_IN_PLACE - 1 or not may_help:
                     raise
             await asyncio.sleep(pause_seconds * random.uniform(1.0, 1.5))  # noqa: S311
         raise AssertionError("the last try returns or raises")
@@ -432,7 +434,10 @@ class Cluster:
             content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             metrics.request_answered(method, path, None)
-            raise Unavailable(f"{method} {path}: the API server cannot be reached: {error!r}") from error
+            raise Unavailable(
+                f"{method} {path}: the API server cannot be reached: {error!r}",
+                failed_quickly=_was_cut_off(error),
+            ) from error
         metrics.request_answered(method, path, response.status)
         if response.status >= 300:
             raise error_of_response(method, path, response.status, content, response.headers)
@@ -446,6 +451,13 @@ class Cluster:
         }
         authorization = await self._configuration.get_api_key_with_prefix("BearerToken")
         return {**headers, "Authorization": authorization} if authorization else headers
+
+
+def _was_cut_off(error: Exception) -> bool:
+    """Whether a connection broke while it was used; one that cannot be made, or is silent, takes longer to heal."""
+    return isinstance(error, aiohttp.ClientConnectionError | ConnectionError) and not isinstance(
+        error, aiohttp.ClientConnectorError | TimeoutError
+    )
 
 
 def _has_service_account() -> bool:

@@ -30,6 +30,7 @@ from finetune_operator.cluster import (
     Refused,
     Unavailable,
 )
+from finetune_operator.course import earliest
 from finetune_operator.crash_points import reach
 from finetune_operator.events import JobEvent, decide_events
 from finetune_operator.job_resource import FineTuneJob, JobKey
@@ -59,14 +60,6 @@ from finetune_operator.work_queue import RetryLater
 MAX_ROUNDS = 8
 
 logger = logging.getLogger(__name__)
-
-
-class _NotItsTurn(Exception):
-    """Other jobs look things up first."""
-
-    def __init__(self, wait_seconds: float) -> None:
-        super().__init__()
-        self.wait_seconds = wait_seconds
 
 
 class Budget(Protocol):
@@ -109,8 +102,6 @@ class Controller:
         try:
             with metrics.RECONCILE_SECONDS.time(), logs.concerning(job):
                 return await self._reconcile(job)
-        except _NotItsTurn as error:
-            return error.wait_seconds
         except NamespaceTerminating:
             return None  # The job goes with its namespace; the watch will say so.
         except (NotFound, Conflict) as error:
@@ -134,7 +125,7 @@ class Controller:
             await self._stop(child)
         for child in plan.delete:
             await self._delete(child, plan)
-        return plan.requeue_seconds
+        return earliest(plan.requeue_seconds, observed.look_again_seconds)
 
     async def _plan(self, job: FineTuneJob) -> tuple[Plan, Observed]:
         """Reconcile until nothing has to be read or created any more."""
@@ -176,6 +167,9 @@ class Controller:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
+    # Look-ups of events and Workloads only explain. Those of thousands of waiting jobs must not become the API server's
+    # load: whose turn it is not yet goes on with what is known.
+
     async def _look_up(self, job: FineTuneJob, look_up: LookUp, observed: Observed) -> Observed:
         match look_up.kind:
             case LookUpKind.JOB:
@@ -215,7 +209,12 @@ class Controller:
 
     async def _look_up_queue(self, job: FineTuneJob, look_up: LookUp, observed: Observed) -> Observed:
         """Ask for Kueue's Workload; where there is no Kueue, nothing was found either."""
-        await self._wait_for_look_up(job)
+        if (wait_seconds := self._look_up_budget.reserve(job.key)) > 0:
+            known = observed.queues.get(look_up.uid) or QueueSeen(
+                exists=True, told="", looked_at=self._clock()
+            )
+            queues = {**observed.queues, look_up.uid: replace(known, looked_at=self._clock())}
+            return replace(observed, queues=queues, look_again_seconds=wait_seconds)
         try:
             bodies = [body async for body in self._cluster.list_workloads_of(job.namespace, look_up.uid)]
             seen = observe_queue(bodies, self._clock())
@@ -239,14 +238,11 @@ class Controller:
             return replace(observed, namespace_terminating=True)
         return replace(observed, namespace_terminating=False)
 
-    async def _wait_for_look_up(self, job: FineTuneJob) -> None:
-        """Look-ups only explain. Those of thousands of waiting jobs must not become the API server's load."""
-        wait_seconds = self._look_up_budget.reserve(job.key)
-        if wait_seconds > 0:
-            raise _NotItsTurn(wait_seconds)
-
     async def _look_up_events(self, job: FineTuneJob, look_up: LookUp, observed: Observed) -> Observed:
-        await self._wait_for_look_up(job)
+        if (wait_seconds := self._look_up_budget.reserve(job.key)) > 0:
+            known = observed.events.get(look_up.uid) or EventsSeen(None, self._clock())
+            events = {**observed.events, look_up.uid: replace(known, looked_at=self._clock())}
+            return replace(observed, events=events, look_again_seconds=wait_seconds)
         try:
             bodies = [body async for body in self._cluster.list_events_about(job.namespace, look_up.uid)]
         except ClusterError as error:

@@ -12,6 +12,7 @@ from finetune_api.names import STAGES, Stage, child_name
 from finetune_api.reasons import Reason
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import Attempt, AttemptOutcome, FineTuneJobStatus
+from finetune_api.termination import parse_termination_message
 from finetune_operator import attempts as attempts_
 from finetune_operator import gang as gangs
 from finetune_operator import waiting
@@ -156,13 +157,7 @@ def _note_running(
 ) -> FineTuneJobStatus:
     """Since when and where its pods run; an eviction by the queue ends one run of the same attempt."""
     if attempt.running_since is not None and _was_evicted(attempt, gang, now):
-        base = base.model_copy(
-            update={
-                "active_seconds": base.active_seconds + deadline.running_seconds(attempt, now),
-                "preemptions": base.preemptions + 1,
-            }
-        )
-        attempt = attempt.model_copy(update={"running_since": None})
+        base, attempt = _note_eviction(base, attempt, gang, now)
     # An export's start changes nothing that people see; its running time is counted at its end.
     if gang.has_started and gang.started_at is not None and attempt.stage is not Stage.EXPORT:
         attempt = attempt.model_copy(
@@ -171,6 +166,30 @@ def _note_running(
     if attempt.stage is Stage.TRAIN and gang.has_started:
         base = _note_image(job, base, gang)
     return _replace_newest(base, attempt)
+
+
+def _note_eviction(
+    base: FineTuneJobStatus, attempt: Attempt, gang: Gang, now: datetime
+) -> tuple[FineTuneJobStatus, Attempt]:
+    """Count it, with the running time; and take in what the pods left, which no end of the attempt will tell."""
+    checkpoint = base.checkpoint
+    for pod in (*gang.leftover, *gang.pods):
+        termination = parse_termination_message(pod.end.message) if pod.end else None
+        if termination is None:
+            continue
+        ended = attempt.model_copy(
+            update={"ended": format_time(pod.end.finished or now) if pod.end else None}
+        )
+        checkpoint = attempts_.fold_checkpoint(ended, checkpoint, termination)
+        attempt = attempt.model_copy(update={"step": termination.step or attempt.step})
+    base = base.model_copy(
+        update={
+            "checkpoint": checkpoint,
+            "active_seconds": base.active_seconds + deadline.running_seconds(attempt, now),
+            "preemptions": base.preemptions + 1,
+        }
+    )
+    return base, attempt.model_copy(update={"running_since": None})
 
 
 def _was_evicted(attempt: Attempt, gang: Gang, now: datetime) -> bool:

@@ -109,11 +109,13 @@ class PodFacts:
     reason: str = ""
     message: str = ""
     deletion_deadline: datetime | None = None
+    # Its object is no more; what it left is still told by its last state.
+    is_gone: bool = False
 
     @property
     def has_ended(self) -> bool:
         """Whether none of its containers will run again."""
-        return self.phase in ("Succeeded", "Failed")
+        return self.is_gone or self.phase in ("Succeeded", "Failed")
 
     def is_lost(self, now: datetime) -> bool:
         """Whether it should be long gone but no kubelet has confirmed it."""
@@ -190,12 +192,12 @@ class Observed:
     report: ReceivedReport | None = None
     events: Mapping[str, EventsSeen] = field(default_factory=dict)
     queues: Mapping[str, QueueSeen] = field(default_factory=dict)
-    # Confirmed by a live read in this pass: names of Jobs that do not exist, uids of Jobs that are up to date and of
-    # Jobs whose pods are all known.
+    # Confirmed by a live read in this pass: names of Jobs that do not exist, uids of Jobs whose pods are all known.
     absent_jobs: frozenset[str] = frozenset()
-    fresh_jobs: frozenset[str] = frozenset()
     jobs_with_all_pods: frozenset[str] = frozenset()
     refusal: Refusal | None = None
+    # Other jobs look things up first; this one may so many seconds later.
+    look_again_seconds: float | None = None
     # None: not asked in this pass.
     namespace_terminating: bool | None = None
 
@@ -210,8 +212,7 @@ class Observed:
 
     def with_job(self, job: JobFacts) -> Observed:
         """The same facts with this child Job as it is now."""
-        jobs = (*(known for known in self.jobs if known.uid != job.uid), job)
-        return replace(self, jobs=jobs, fresh_jobs=self.fresh_jobs | {job.uid})
+        return replace(self, jobs=(*(known for known in self.jobs if known.uid != job.uid), job))
 
 
 def observe_job(body: JsonObject) -> JobFacts | None:

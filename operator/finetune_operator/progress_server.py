@@ -24,6 +24,7 @@ from finetune_operator.cluster import ClusterError
 from finetune_operator.connection_guard import GuardedSite
 from finetune_operator.json_web_tokens import parse_token
 from finetune_operator.observation import ReceivedReport, Reporter
+from finetune_operator.plain_metrics import PlainMetrics
 from finetune_operator.token_reviews import PodIdentity, TokenReviews
 
 # A trainer reports every few seconds and once more at its end.
@@ -34,10 +35,6 @@ MAX_PODS_REMEMBERED = 20_000
 MAX_CONNECTIONS = 1_000
 MAX_CONNECTION_SECONDS = 10.0
 MAX_HEADERS = 32
-# What status shows of a plain Trainer's metrics. The rest is dropped here: a report is kept until the next one comes.
-SHOWN_METRICS = frozenset(
-    {"current_step", "step", "total_steps", "current_epoch", "epoch", "loss", "eval_loss", "learning_rate"}
-)
 
 logger = logging.getLogger(__name__)
 _http_logger = logging.getLogger(f"{__name__}.http")
@@ -93,6 +90,7 @@ class ProgressServer:
         self._deliver = deliver
         self._clock = clock
         self._rate_limit = rate_limit or RateLimit()
+        self._plain_metrics = PlainMetrics()
 
     async def start(
         self,
@@ -159,9 +157,8 @@ class ProgressServer:
             return HTTPStatus.BAD_REQUEST, str(error.errors(include_url=False, include_input=False)[:3])
         if reporter.pod.rank != 0:
             return HTTPStatus.OK, "only what the pod of rank 0 reports is shown"
-        self._deliver(
-            reporter.owner_uid, ReceivedReport(reporter.job_uid, _keep_shown(report), self._clock())
-        )
+        report = self._plain_metrics.complete(reporter.pod.uid, report)
+        self._deliver(reporter.owner_uid, ReceivedReport(reporter.job_uid, report, self._clock()))
         return HTTPStatus.OK, "accepted"
 
     async def _authenticate(self, token: str | None) -> tuple[Reporter | None, HTTPStatus, str]:
@@ -183,12 +180,6 @@ def _is(reporter: Reporter, identity: PodIdentity) -> bool:
     """Whether the pod that the token was issued to is this one: name and namespace must fit as well."""
     pod = reporter.pod
     return (pod.namespace, pod.name, pod.uid) == (identity.namespace, identity.name, identity.uid)
-
-
-def _keep_shown(report: ProgressReport) -> ProgressReport:
-    told = report.trainer_status
-    shown = tuple(metric for metric in told.metrics if metric.name in SHOWN_METRICS)
-    return report.model_copy(update={"trainer_status": told.model_copy(update={"metrics": shown})})
 
 
 def _bearer_token(request: web.Request) -> str | None:

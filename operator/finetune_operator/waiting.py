@@ -21,7 +21,8 @@ from finetune_operator.wording import as_sentence
 NO_POD_AFTER = timedelta(seconds=3)
 NOT_STARTED_AFTER = timedelta(seconds=5)
 FIRST_LOOKS_EVERY_SECONDS = 4.0
-LATER_LOOKS_EVERY_SECONDS = 60.0
+LATER_LOOKS_EVERY_SECONDS = 300.0
+NOT_ADMITTED_AFTER = timedelta(seconds=5)
 # Kueue makes its Workload at once; a minute without one means that nobody will.
 NO_WORKLOAD_AFTER = timedelta(seconds=60)
 
@@ -63,7 +64,7 @@ def find_waiting(gang: Gang) -> Waiting | None:
     if gang.job is None or gang.started_at is not None:
         return None
     if gang.is_suspended:
-        overdue = gang.job.created + NO_WORKLOAD_AFTER
+        overdue = gang.job.created + NOT_ADMITTED_AFTER
         return Waiting(gang.job.uid, gang.job.created, overdue, is_queued=True)
     pod = gang.waiting_pod()
     if pod is not None:

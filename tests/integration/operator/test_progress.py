@@ -161,9 +161,16 @@ def test_a_deleted_pod_is_not_heard(api: Api, operator: OperatorProcess, kubelet
     assert post(api, operator, token, make_report(12)) == 200
     wait_until(lambda: api.status("bot")["display"]["step"] == "12/90")
 
-    api.send("DELETE", api.path(CORE, "pods", pod["metadata"]["name"]), {"gracePeriodSeconds": 0})
+    api.delete(CORE, "pods", pod["metadata"]["name"])
+    kubelet.obey_deletion("bot-train-1")
 
-    wait_until(lambda: post(api, operator, token, make_report(13)) == 503)
+    codes: list[int] = []
+
+    def is_refused() -> bool:
+        codes.append(post(api, operator, token, make_report(13)))
+        return codes[-1] == 503
+
+    wait_until(is_refused, what=lambda: f"refusal; answers are {codes}")
 
 
 def test_a_pod_that_reports_too_often_is_told_so(

@@ -25,10 +25,9 @@ from finetune_trainer.errors import DataError, ObjectMissing, StageError, Storag
 from finetune_trainer.run_file import load_run_file
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.termination import ENV_TERMINATION_MESSAGE_PATH
-from tests.builders.model_folders import make_tensors, tokenizer_json
+from tests.builders.model_folders import make_tensors, tokenizer_json, write_model_folder
 from tests.integration.trainer.conftest import SECRET_NAME, mount_secret
 from tests.integration.trainer.workbench import ROWS, Workbench
-
 
 # --- what it leaves behind -------------------------------------------------------------------------------------
 
@@ -389,6 +388,19 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         "names the architectures BertForSequenceClassification; only causal language models",
     ),
     "no architecture": (_config(architectures=...), "names the architectures none"),
+    "soft-capped attention": (
+        _config(model_type="gemma2", architectures=["Gemma2ForCausalLM"], attn_logit_softcapping=50.0),
+        r"asks for soft-capped attention logits \(attn_logit_softcapping 50.0\).* Set spec.model.source",
+    ),
+    "soft-capped output": (
+        _config(final_logit_softcapping=30.0, attn_logit_softcapping=None),
+        r"asks for soft-capped output logits \(final_logit_softcapping 30.0\)",
+    ),
+    "scaled output": (_config(logit_scale=0.0625), r"asks for scaled output logits \(logit_scale 0.0625\)"),
+    "attention sinks": (
+        lambda model: _save(model, **{"model.layers.0.self_attn.sinks": np.zeros(4, np.float32)}),
+        r"has attention sinks \(model.layers.0.self_attn.sinks\)",
+    ),
     "weights cut short": (
         _cut_weights,
         r"is not a complete safetensors file: it has \d+ bytes, its header says \d+",
@@ -450,6 +462,16 @@ def test_a_bad_model_is_refused_with_a_sentence(bench: Workbench, case: str) -> 
     damage(bench.model)
     with pytest.raises(UserError, match=sentence):
         bench.run()
+
+
+def test_a_model_that_mentions_logit_settings_without_using_them_is_prepared(bench: Workbench) -> None:
+    write_model_folder(bench.model, final_logit_softcapping=None, logits_scaling=1.0)
+    assert bench.run().reason == "Prepared"
+
+
+def test_what_is_not_supported_is_refused_before_the_store_is_asked(bench: Workbench) -> None:
+    with pytest.raises(UserError, match="method.type QLoRA is not supported yet: set LoRA"):
+        bench.run(method__type="QLoRA", output__uri="s3://nowhere/model")
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {

@@ -183,7 +183,7 @@ class World:
             self._run_kueue(facts, faults=faults)
 
     def _pods_of(self, facts: JobFacts) -> list[PodFacts]:
-        return [pod for pod in self.pods.values() if pod.job_uid == facts.uid]
+        return [pod for pod in self.pods.values() if pod.job_uid == facts.uid and not pod.is_gone]
 
     def _run_job_controller(self, facts: JobFacts) -> None:
         pods = self._pods_of(facts)
@@ -224,7 +224,7 @@ class World:
 
     def _forget(self, pods: list[PodFacts]) -> None:
         for pod in pods:
-            self.pods.pop(pod.uid, None)
+            self.pods[pod.uid] = replace(pod, is_gone=True)
 
     def _run_kubelet(self, pod: PodFacts, *, faults: bool) -> None:
         chance = self.random.random()

@@ -129,6 +129,20 @@ def test_the_pods_of_a_deleted_job_stay_until_they_are_gone(cache: Cache) -> Non
 
     assert cache.observe_pod(pod_body(phase="Failed")) == KEY
     assert cache.forget_pod(pod_body()) == KEY
+    assert [pod.is_gone for pod in cache.observed("u").pods] == [True]
+    assert cache.reporter("p") is None
+
+
+def test_what_a_deleted_pod_left_is_kept_until_status_holds_it(cache: Cache) -> None:
+    cache.forget_pod(pod_body(phase="Failed"))
+    running = {"attempts": [{"number": 1, "stage": "train", "jobUID": "j", "outcome": "Running"}]}
+    closed = {"attempts": [{"number": 1, "stage": "train", "jobUID": "j", "outcome": "Failed"}]}
+
+    cache.observe_finetune_job(job_body(6, status=running))
+    kept = cache.observed("u").pods
+    cache.observe_finetune_job(job_body(7, status=closed))
+
+    assert [pod.phase for pod in kept] == ["Failed"]
     assert cache.observed("u").pods == ()
 
 
@@ -157,3 +171,39 @@ def test_what_a_listing_no_longer_holds_is_dropped_unless_it_is_new(cache: Cache
 
     cache.retain(set(), created_before=NOW + timedelta(days=4000))
     assert cache.job(KEY) is None
+
+
+def with_ttl(version: int, status: dict[str, Any]) -> dict[str, Any]:
+    body = job_body(version, status={**status, "completionTime": CREATED, "phase": "Succeeded"})
+    return {**body, "spec": {**body["spec"], "ttlSecondsAfterFinished": 60}}
+
+
+def test_a_finished_job_with_a_time_to_live_is_remembered_with_its_version(cache: Cache) -> None:
+    assert cache.observe_finetune_job(with_ttl(5, FINISHED)) == KEY
+
+    expiry = cache.expiry(KEY)
+    assert expiry is not None
+    assert (expiry.at.isoformat(), expiry.uid, expiry.resource_version) == (
+        "2026-01-01T00:01:00+00:00",
+        "u",
+        "5",
+    )
+
+    cache.forget_finetune_job(KEY, "u")
+    assert cache.expiry(KEY) is None
+
+
+def test_finished_jobs_are_counted_with_the_live_ones(cache: Cache) -> None:
+    assert dict(cache.count_by_phase()) == {("ml", "Pending"): 1}
+
+    cache.observe_finetune_job(with_ttl(5, FINISHED))
+
+    assert dict(cache.count_by_phase()) == {("ml", "Succeeded"): 1}
+
+
+def test_a_child_that_claims_an_owner_in_another_namespace_is_a_stranger(cache: Cache) -> None:
+    forged = child_body("forged")
+    forged["metadata"]["namespace"] = "theirs"
+
+    assert cache.observe_child_job(forged) is None
+    assert [job.uid for job in cache.observed("u").jobs] == ["j"]

@@ -85,9 +85,14 @@ class Server:
     def __init__(self) -> None:
         self.answers: list[web.Response] = []
         self.asked: list[tuple[str, str]] = []
+        self.breaks = 0
 
     async def handle(self, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.path))
+        if self.breaks:
+            self.breaks -= 1
+            assert request.transport is not None
+            request.transport.abort()
         return self.answers.pop(0) if self.answers else web.json_response(SECRET)
 
     def refuse(self, status: int, **headers: str) -> None:
@@ -109,7 +114,7 @@ def server() -> Server:
 
 @pytest.fixture
 async def cluster(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
-    monkeypatch.setattr(cluster_module, "LONGEST_PAUSE_IN_PLACE_SECONDS", 0.0)
+    monkeypatch.setattr(cluster_module, "FIRST_PAUSE_SECONDS", 0.0)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(application)
@@ -122,36 +127,62 @@ async def cluster(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     await runner.cleanup()
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-async def test_who_says_come_again_at_once_is_asked_again(
-    status: int, cluster: Cluster, server: Server
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}])
+async def test_what_failed_quickly_is_tried_again_at_once(
+    status: int, headers: dict[str, str], cluster: Cluster, server: Server
 ) -> None:
-    server.refuse(status, **{"Retry-After": "0"})
-    server.refuse(status, **{"Retry-After": "0"})
+    server.refuse(status, **headers)
+    server.refuse(status, **headers)
 
     assert await cluster.update_secret(SECRET) == SECRET
 
     assert len(server.asked) == 3
 
 
-async def test_a_third_refusal_is_for_the_work_queue(cluster: Cluster, server: Server) -> None:
+async def test_a_pause_that_is_asked_for_is_kept(
+    cluster: Cluster, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(cluster_module.asyncio, "sleep", sleep)
+    server.refuse(429, **{"Retry-After": "2"})
+
+    await cluster.update_secret(SECRET)
+
+    assert 2 <= pauses[0] <= 3
+
+
+async def test_a_connection_that_breaks_is_no_reason_to_give_up(cluster: Cluster, server: Server) -> None:
+    server.breaks = 2
+
+    assert await cluster.update_secret(SECRET) == SECRET
+
+
+async def test_a_third_failure_is_for_the_work_queue(cluster: Cluster, server: Server) -> None:
     for _ in range(3):
         server.refuse(429, **{"Retry-After": "0"})
 
     with pytest.raises(Unavailable):
         await cluster.update_secret(SECRET)
 
+    assert len(server.asked) == 3
+
 
 @pytest.mark.parametrize(
     ("status", "headers"),
     [
         pytest.param(429, {"Retry-After": "30"}, id="a long pause is for the work queue"),
-        pytest.param(503, {}, id="so is a failure that names no pause"),
+        pytest.param(504, {}, id="so is what took its time to fail"),
+        pytest.param(401, {}, id="a token that is refused is refused in a moment, too"),
         pytest.param(409, {"Retry-After": "0"}, id="a conflict is decided anew"),
         pytest.param(403, {"Retry-After": "0"}, id="a refusal stays one"),
     ],
 )
-async def test_others_are_not_asked_again_in_place(
+async def test_others_are_not_tried_again_in_place(
     status: int, headers: dict[str, str], cluster: Cluster, server: Server
 ) -> None:
     server.refuse(status, **headers)
@@ -160,6 +191,17 @@ async def test_others_are_not_asked_again_in_place(
         await cluster.update_secret(SECRET)
 
     assert len(server.asked) == 1
+
+
+async def test_an_api_server_that_is_not_there_is_not_tried_again_in_place() -> None:
+    configuration = Configuration(host="http://127.0.0.1:1")
+    cluster = Cluster(ApiClient(configuration), configuration)
+
+    with pytest.raises(Unavailable, match="cannot be reached") as raised:
+        await cluster.update_secret(SECRET)
+
+    assert not raised.value.failed_quickly
+    await cluster.aclose()
 
 
 async def test_no_write_leaves_the_process_while_the_gate_is_shut(cluster: Cluster, server: Server) -> None:

@@ -150,11 +150,11 @@ def test_an_edit_that_changes_no_child_replaces_none() -> None:
 
 def queued_job() -> tuple[FineTuneJob, JobFacts]:
     job, train = job_in_training(queueName="team")
-    return job, replace(train, queue="team", created=seconds_ago(55))
+    return job, replace(train, queue="team", created=seconds_ago(4))
 
 
 def test_a_suspended_train_job_is_queued_and_nobody_repairs_it() -> None:
-    train = make_child(Stage.TRAIN, queue="team", suspended=True, age_seconds=10)
+    train = make_child(Stage.TRAIN, queue="team", suspended=True, age_seconds=4)
     prepare = make_child()
     done = make_ended_pod(prepare, message=PREPARED_MESSAGE)
 
@@ -202,16 +202,37 @@ def test_an_eviction_that_nobody_saw_is_noticed_by_the_new_pods() -> None:
     assert plan.status.attempts[-1].running_since == "2026-01-01T11:59:55Z"
 
 
-def test_a_pod_that_fails_because_its_job_was_suspended_is_no_failure() -> None:
+def test_a_pod_that_was_told_to_go_is_no_failure_while_its_job_goes_on() -> None:
     job, train = queued_job()
     killed = make_ended_pod(train, 137, deletion_deadline=seconds_ago(1))
 
-    stale = plan_for(job, observe(train, killed))
-    fresh = plan_for(job, observe(replace(train, suspended=True), killed, fresh_jobs=frozenset({train.uid})))
+    suspended = plan_for(job, observe(replace(train, suspended=True), killed))
+    admitted_again = plan_for(job, observe(train, killed))
+    failed = plan_for(job, observe(replace(train, state=JobState.FAILED), killed))
 
-    assert [look_up.kind for look_up in stale.look_ups] == [LookUpKind.JOB]
-    assert fresh.status.attempts[-1].outcome is AttemptOutcome.RUNNING
-    assert fresh.status.phase is Phase.QUEUED
+    assert suspended.status.attempts[-1].outcome is AttemptOutcome.RUNNING
+    assert suspended.status.phase is Phase.QUEUED
+    assert admitted_again.status.attempts[-1].outcome is AttemptOutcome.RUNNING
+    assert failed.status.attempts[-1].outcome is AttemptOutcome.FAILED
+
+
+def test_an_evicted_pods_last_checkpoint_is_kept() -> None:
+    job, train = queued_job()
+    saved = make_ended_pod(train, 22, message=TRAINED_MESSAGE, deletion_deadline=seconds_ago(1), is_gone=True)
+
+    _, plan = carried_out(job, replace(train, suspended=True), saved)
+
+    assert plan.status.checkpoint is not None
+    assert (plan.status.checkpoint.step, plan.status.attempts[-1].step) == (90, 90)
+
+
+def test_what_a_pod_left_counts_although_it_is_gone() -> None:
+    job, train = job_in_training()
+    gone = make_ended_pod(train, 11, message={"reason": "DataError", "message": "Row 7."}, is_gone=True)
+
+    _, plan = carried_out(job, replace(train, state=JobState.FAILED), gone)
+
+    assert (plan.status.reason, plan.status.message) == ("DataError", "Row 7.")
 
 
 @pytest.mark.parametrize(

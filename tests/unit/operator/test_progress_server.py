@@ -156,6 +156,33 @@ async def test_of_a_plain_trainers_metrics_only_those_are_kept_that_status_shows
     assert [each.name for each in received.report.trainer_status.metrics] == ["loss", "current_step"]
 
 
+async def test_what_a_plain_trainer_leaves_out_is_taken_from_what_it_told_before(
+    client: Client, delivered: list[tuple[str, ReceivedReport]], clock: Clock
+) -> None:
+    """As KubeflowCallback reports: the plan, a step, the end."""
+    for metrics in (
+        [{"name": "total_steps", "value": "3"}],
+        [{"name": "loss", "value": "2.0"}, {"name": "current_step", "value": "3"}],
+        [{"name": "loss", "value": "1.0"}, {"name": "train_loss", "value": "1.5"}],
+    ):
+        assert await post(client, {"trainerStatus": {"metrics": metrics}}) == 200
+
+    told = {each.name: each.value for each in delivered[-1][1].report.trainer_status.metrics}
+    assert told == {"total_steps": "3", "current_step": "3", "loss": "1.0"}
+
+
+async def test_one_pod_is_never_credited_with_anothers_metrics(
+    client: Client, reviewer: Reviewer, pods: Pods, delivered: list[tuple[str, ReceivedReport]]
+) -> None:
+    other = PodIdentity("ml", "other-train-1-0-klmno", "pod-3")
+    pods.known[other.uid], reviewer.pods[make_token(other)] = make_reporter(other, 0), other
+
+    await post(client, {"trainerStatus": {"metrics": [{"name": "loss", "value": "2.0"}]}})
+    await post(client, {"trainerStatus": {}}, make_token(other))
+
+    assert delivered[-1][1].report.trainer_status.metrics == ()
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -66,7 +66,8 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
         TokenReviews(nobody), nobody, lambda owner, report: None, lambda: datetime.now(UTC)
     )
     runner = await server.start(0, tls, max_connections=MAX_CONNECTIONS, max_connection_seconds=LIFE_SECONDS)
-    number = runner.addresses[0][1]
+    # IPv4 and IPv6 each have a port of their own.
+    number = next(address[1] for address in runner.addresses if len(address) == 2)
     yield Port(number, bundle.authorities)
     await runner.cleanup()
 

@@ -370,7 +370,7 @@ def test_long_waits_are_looked_at_ever_more_rarely() -> None:
     pod = make_pod(child, age_seconds=7200)
     seen = {pod.uid: EventsSeen(Complaint("FailedMount", "x"), NOW)}
 
-    assert plan_for(make_job(), observe(child, pod, events=seen)).requeue_seconds == 60
+    assert plan_for(make_job(), observe(child, pod, events=seen)).requeue_seconds == 300
 
 
 def test_what_a_waiting_train_stage_lacks_is_its_reason_while_it_is_queued() -> None:

@@ -274,7 +274,7 @@ def test_a_retry_is_told() -> None:
 
 def test_an_eviction_by_the_queue_is_told_although_the_attempt_goes_on() -> None:
     job, train = job_in_training(queueName="team")
-    train = replace(train, suspended=True, queue="team", created=seconds_ago(5))
+    train = replace(train, suspended=True, queue="team", created=seconds_ago(4))
 
     assert told(job.status, status_after(job, train)) == [("Warning", Reason.KUEUE_EVICTED)]
 

@@ -153,15 +153,20 @@ class ObjectStore:
                 self._delete_batch(bucket, bucket_keys[start : start + _DELETE_BATCH])
 
     def delete_version(self, uri: str, etag: str) -> bool:
-        """Delete an object only if it is still the version with this etag; else return False."""
+        """Delete an object only if it is still the version with this etag; else return False.
+
+        A store that does not know the condition deletes without it.
+        """
         location = S3Location.parse(uri)
         with translated(self._description, uri, "delete"):
             try:
                 self._client.delete_object(Bucket=location.bucket, Key=location.key, IfMatch=etag)
             except ClientError as error:
-                if not _is_precondition_failed(error):
+                if _is_precondition_failed(error):
+                    return False
+                if not _is_not_implemented(error):
                     raise
-                return False
+                self._client.delete_object(Bucket=location.bucket, Key=location.key)
         return True
 
     def delete_folder(self, prefix_uri: str) -> int:
@@ -358,4 +363,12 @@ def _client_config(store: Store, max_attempts: int) -> Config:
 
 
 def _is_precondition_failed(error: ClientError) -> bool:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) == 412
+    return _status(error) == 412
+
+
+def _is_not_implemented(error: ClientError) -> bool:
+    return _status(error) == 501
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
