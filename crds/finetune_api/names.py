@@ -72,10 +72,6 @@ ENV_COORDINATOR_ADDRESS = "FINETUNE_COORDINATOR_ADDRESS"
 ENV_COMPLETION_INDEX = "JOB_COMPLETION_INDEX"
 # The pod's terminationGracePeriodSeconds.
 ENV_GRACE_SECONDS = "FINETUNE_GRACE_SECONDS"
-# What transformers' KubeflowCallback reads, so that any Hugging Face Trainer image reports progress.
-ENV_KUBEFLOW_URL = "KUBEFLOW_TRAINER_SERVER_URL"
-ENV_KUBEFLOW_TOKEN_PATH = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 (a variable's name)
-ENV_KUBEFLOW_CA_PATH = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 # Where the ranks of a gang meet, on pod 0.
 RENDEZVOUS_PORT = 29500
 

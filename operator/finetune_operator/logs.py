@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from finetune_api import KIND
+from finetune_api.names import child_name
 from finetune_operator.environment_values import LogFormat
 from finetune_operator.job_resource import FineTuneJob
 
@@ -75,7 +76,11 @@ class _JobLoggerAdapter(logging.LoggerAdapter[logging.Logger]):
 
 
 def _describe(job: FineTuneJob, attempt: str | None) -> dict[str, str]:
+    """Fields about a job; without another word the newest attempt is meant."""
     fields = {"namespace": job.namespace, "name": job.name, "uid": job.uid}
+    if attempt is None and job.status.attempts:
+        newest = job.status.attempts[-1]
+        attempt = child_name(job.name, newest.stage, newest.number)
     return fields if attempt is None else {**fields, "attempt": attempt}
 
 

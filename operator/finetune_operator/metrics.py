@@ -6,10 +6,19 @@ the figures of jobs in training are labelled with a job's name, see job_figures.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    REGISTRY,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -44,12 +53,11 @@ RECONCILE_SECONDS = Histogram(
 RECONCILE_ERRORS = Counter(
     "finetune_reconcile_errors_total", "Reconciles that could not be finished, by kind of error.", ["kind"]
 )
-_STATUS_WRITES = Counter(
+STATUS_WRITES = Counter(
     "finetune_status_writes_total",
     "Writes of a FineTuneJob's status. kind: progress (nothing but figures) or transition (anything else).",
     ["kind"],
 )
-STATUS_WRITES = _STATUS_WRITES.labels(kind="transition")
 API_REQUESTS = Counter(
     "finetune_api_requests_total",
     "Requests to the API server beside watches, by verb, resource and HTTP status; code `none`: no answer.",
@@ -126,6 +134,23 @@ def count_jobs_with(
     registry.register(_JobsByPhase(count))
 
 
+class _Family(Collector):
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
+
+
+async def expose(registry: CollectorRegistry = REGISTRY) -> bytes:
+    """Write all metrics as Prometheus reads them, family by family: thousands of jobs must not hold up the watches."""
+    written = []
+    for family in registry.collect():
+        written.append(generate_latest(_Family(family)))
+        await asyncio.sleep(0)
+    return b"".join(written)
+
+
 # --- what happened -------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +189,7 @@ def reconcile_failed(kind: str) -> None:
 
 def status_written(*, progress_only: bool) -> None:
     """Count a write of a status."""
-    _STATUS_WRITES.labels(kind="progress" if progress_only else "transition").inc()
+    STATUS_WRITES.labels(kind="progress" if progress_only else "transition").inc()
 
 
 def request_answered(method: str, path: str, code: int | None) -> None:

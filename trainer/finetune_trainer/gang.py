@@ -88,7 +88,7 @@ class Gang:
         """Bring every rank's bytes to rank 0, in the order of ranks; the other ranks get an empty list."""
         if self.store is None:
             return [data]
-        self.store.set(f"{topic}/{self.rank}", data)
+        self.store.set(f"{topic}/{self.rank}", data)  # type: ignore[arg-type] # bytes are taken as they are
         self._wait_for_all()
         return [self._take(f"{topic}/{rank}") for rank in range(self.world_size)] if self.is_leader else []
 
@@ -121,6 +121,7 @@ def join_gang(limit: timedelta) -> Gang:
         timeout=COLLECTIVE_TIMEOUT,
     )
     agreements = dist.new_group(backend="gloo", timeout=AGREEMENT_TIMEOUT)
+    assert isinstance(agreements, dist.ProcessGroup), "every rank is a member"
     logger.info("rank %d of %d: all have met", rank, world_size)
     return Gang(rank, local_rank, world_size, device, PrefixStore("agreements", store), agreements)
 

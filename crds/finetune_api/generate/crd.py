@@ -31,6 +31,7 @@ _PRINTER_COLUMNS: tuple[tuple[str, str, str, int], ...] = (
     ("Reason", "string", ".status.reason", 1),
     ("Restarts", "integer", ".status.restarts", 1),
     ("Checkpoint", "integer", ".status.checkpoint.step", 1),
+    ("Queue", "string", ".spec.queueName", 1),
     ("Output", "string", ".spec.output.uri", 1),
 )
 

@@ -18,7 +18,10 @@ def explain(root_schema: Schema, path: str) -> str:
     schema = root_schema
     for name in path.split("."):
         schema = schema["properties"][name]
-    fields = "\n".join(_field(name, schema["properties"][name]) for name in sorted(schema["properties"]))
+    required = schema.get("required", [])
+    fields = "\n".join(
+        _field(name, child, name in required) for name, child in sorted(schema["properties"].items())
+    )
     return (
         f"GROUP:      {GROUP}\nKIND:       {KIND}\nVERSION:    {VERSION}\n\n"
         f"FIELD: {path.rsplit('.', 1)[-1]} <{_type(schema)}>\n\n\n"
@@ -26,9 +29,10 @@ def explain(root_schema: Schema, path: str) -> str:
     )
 
 
-def _field(name: str, schema: Schema) -> str:
+def _field(name: str, schema: Schema, is_required: bool) -> str:
+    mark = " -required-" if is_required else ""
     values = f"  enum: {', '.join(schema['enum'])}\n" if "enum" in schema else ""
-    return f"  {name}\t<{_type(schema)}>\n{values}{_wrapped(schema)}\n"
+    return f"  {name}\t<{_type(schema)}>{mark}\n{values}{_wrapped(schema)}\n"
 
 
 def _type(schema: Schema) -> str:

@@ -210,5 +210,5 @@ class PromptTuning(ApiModel):
     )
     init_text: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = Field(
         default=None,
-        description="initText whose tokens the virtual tokens start from, with init Text. Immutable.",
+        description="initText whose tokens the virtual tokens start from, with init Text. Default: none. Immutable.",
     )

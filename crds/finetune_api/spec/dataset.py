@@ -144,10 +144,11 @@ class DataSource(ApiModel):
             "configMap://name/key, such as s3://data/support.jsonl"
         },
         description="source of rows: s3://bucket/key, pvc://claim/path or configMap://name/key of a .jsonl or .json file (.gz accepted), or "
-        "a data set of a hub, hf://org/name or modelscope://org/name. Claims and ConfigMaps are of the job's namespace.",
+        "a data set of a hub, hf://org/name or modelscope://org/name. Claims and ConfigMaps are of the job's namespace. Instead of inline.",
     )
     inline: Annotated[list[InlineRow], Field(min_length=1, max_length=256)] | None = Field(
-        default=None, description="inline holds the rows themselves, at most 256: for first steps and tests."
+        default=None,
+        description="inline holds the rows themselves, at most 256, instead of source: for first steps and tests.",
     )
     format: DataFormat = Field(
         default=DataFormat.AUTO,
@@ -157,7 +158,8 @@ class DataSource(ApiModel):
         "or Auto: recognised from the first row, with an explanation in the report. Default: Auto.",
     )
     columns: ColumnMapping | None = Field(
-        default=None, description="columns names the columns that are not called as the format expects."
+        default=None,
+        description="columns names the columns that are not called as the format expects. Default: none.",
     )
     split: HubWord | None = Field(
         default=None, description="split of a hub's data set, such as train. Default: train."
@@ -171,7 +173,7 @@ class DataSource(ApiModel):
     )
     token_secret_ref: TokenSecretRef | None = Field(
         default=None,
-        description="tokenSecretRef names the Secret with the hub's token, for gated and private data sets.",
+        description="tokenSecretRef names the Secret with the hub's token, for gated and private data sets. Default: no token.",
     )
     weight: Annotated[float, Field(gt=0, le=100)] = Field(
         default=1.0,
@@ -199,7 +201,7 @@ class Validation(ApiModel):
 
     fraction: Annotated[float, Field(gt=0, le=0.5)] | None = Field(
         default=None,
-        description="fraction of the training rows that is kept apart, chosen by training.seed. Immutable.",
+        description="fraction of the training rows that is kept apart, chosen by training.seed; instead of sources. Immutable.",
     )
     sources: Annotated[list[DataSource], Field(min_length=1, max_length=16)] | None = Field(
         default=None,
@@ -316,11 +318,11 @@ class Dataset(ApiModel):
     )
     system_prompt: Annotated[str, StringConstraints(min_length=1, max_length=16_384)] | None = Field(
         default=None,
-        description="systemPrompt is put before every row that has no system message of its own. Immutable.",
+        description="systemPrompt is put before every row that has no system message of its own. Default: none. Immutable.",
     )
     chat_template: Annotated[str, StringConstraints(min_length=1, max_length=65_536)] | None = Field(
         default=None,
-        description="chatTemplate is a Jinja chat template that replaces the model's own, for training and in the exported model. Immutable.",
+        description="chatTemplate is a Jinja chat template that replaces the model's own, for training and in the exported model. Default: the model's. Immutable.",
     )
     loss_on: LossOn = Field(
         default=LossOn.ASSISTANT,

@@ -33,22 +33,22 @@ class FailurePolicy(ApiModel):
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=3,
         description="maxRestarts of a stage after failures that time can heal. Attempts that were preempted after saving a new "
-        "checkpoint are not counted. Default: 3.",
+        "checkpoint are not counted. Default: 3. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     on_out_of_memory: OnOutOfMemory = Field(
         default=OnOutOfMemory.BACKOFF,
         description="onOutOfMemory: Backoff trains on in a new attempt with micro-batches of half the size, which changes memory and "
-        "speed but not the result (counted against maxRestarts); Fail ends the job. Default: Backoff.",
+        "speed but not the result (counted against maxRestarts); Fail ends the job. Default: Backoff. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     stall_timeout_seconds: Annotated[int, Field(ge=30, le=86_400)] = Field(
         default=1800,
         description="stallTimeoutSeconds without a finished optimizer step after which training counts as hung: the stacks of all "
-        "processes are logged and the next attempt starts. Default: 1800.",
+        "processes are logged and the next attempt starts. Default: 1800. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     gang_start_timeout_seconds: Annotated[int, Field(ge=10, le=86_400)] = Field(
         default=600,
         description="gangStartTimeoutSeconds within which all pods of a multi-node attempt must run once the first of them has a node; "
-        "otherwise the attempt gives its nodes back and is tried again later, uncounted. Default: 600.",
+        "otherwise the attempt gives its nodes back and is tried again later, uncounted. Default: 600. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     pending_deadline_seconds: Seconds | None = Field(
         default=None,

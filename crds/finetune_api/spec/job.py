@@ -80,7 +80,7 @@ class FineTuneJobSpec(ApiModel):
     labels: Annotated[list[ClassLabel], Field(min_length=2, max_length=1024)] | None = Field(
         default=None,
         json_schema_extra={"x-kubernetes-list-type": "set"},
-        description="labels are the names of the classes, in the order of the head's outputs; for task SequenceClassification. Immutable.",
+        description="labels are the names of the classes, in the order of the head's outputs; for task SequenceClassification. Default: none. Immutable.",
     )
     model: Model = Field(
         description="model is the base model. Immutable but for references to Secrets and stores."
@@ -181,12 +181,12 @@ class FineTuneJobSpec(ApiModel):
     image_pull_secrets: Annotated[list[PullSecretRef], Field(max_length=8)] | None = Field(
         default=None,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        description="imagePullSecrets of the job's namespace, added to the installation's. Can be changed while the job is Pending, Queued, "
+        description="imagePullSecrets of the job's namespace, added to the installation's. Default: none. Can be changed while the job is Pending, Queued, "
         "Suspended or Failed.",
     )
     env: Annotated[list[EnvironmentVariable], Field(max_length=64)] | None = Field(
         default=None,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-        description="env sets plain variables of the trainer's container, of an allow-list of names. Can be changed while the job is Pending, "
+        description="env sets plain variables of the trainer's container, of an allow-list of names. Default: none. Can be changed while the job is Pending, "
         "Queued, Suspended or Failed.",
     )

@@ -64,10 +64,11 @@ class Model(ApiModel):
     )
     token_secret_ref: TokenSecretRef | None = Field(
         default=None,
-        description="tokenSecretRef names the Secret with the hub's token, for gated and private models.",
+        description="tokenSecretRef names the Secret with the hub's token, for gated and private models. Default: no token. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     store: Store | None = Field(
-        default=None, description="store of an s3:// source or adapterSource. Default: output.store."
+        default=None,
+        description="store of an s3:// source or adapterSource. Default: output.store. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     adapter_source: ModelUri | None = Field(
         default=None,

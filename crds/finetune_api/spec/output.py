@@ -97,25 +97,27 @@ class Output(ApiModel):
             MESSAGE_KEY: "output.cacheURI must be s3://bucket/prefix, such as s3://models/cache"
         },
         description="cacheURI is the prefix, s3://bucket/prefix in the same store, where prepared data and fetched models are shared by jobs. "
-        "Default: .cache/ below uri.",
+        "Default: .cache/ below uri. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     store: Store = Field(
-        default=Store(), description="store of uri, and of every s3:// source that names no other."
+        default=Store(),
+        description="store of uri, and of every s3:// source that names no other. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     export: Export = Field(
         default=Export.LAST,
         description="export: Last exports the state at the end of training, Best the checkpoint with the lowest validation loss; needs "
-        "dataset.validation and checkpoints.keepBest. Default: Last.",
+        "dataset.validation and checkpoints.keepBest. Default: Last. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     adapter: bool = Field(
         default=True,
         json_schema_extra=UNWRITTEN,
-        description="adapter writes adapter/, the trained part alone. Default: true where the method has an adapter (all but Full).",
+        description="adapter writes adapter/, the trained part alone. Default: true where the method has an adapter (all but Full). Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     merged: MergedModel = Field(
-        default=MergedModel(), description="merged says whether and how the merged model is written."
+        default=MergedModel(),
+        description="merged says whether and how the merged model is written. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     quantized: QuantizedCopy = Field(
         default=QuantizedCopy.NONE,
-        description="quantized writes a smaller copy of the merged model as well: INT8, NF4 or None. Default: None.",
+        description="quantized writes a smaller copy of the merged model as well: INT8, NF4 or None. Default: None. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )

@@ -78,7 +78,7 @@ class RegexRule(ApiModel):
         description="action: Remove takes the matching text out, Replace puts replacement in its place, DropRow leaves the row out. Default: Remove.",
     )
     replacement: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        default=None, description="replacement for the matching text, with action Replace."
+        default=None, description="replacement for the matching text, with action Replace. Default: none."
     )
 
 

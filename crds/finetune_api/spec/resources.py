@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import MESSAGE_KEY, ApiModel, CelRule, ObjectName, Quantity
+from finetune_api.base import ApiModel, CelRule, ObjectName, Quantity
 
 LabelKey = Annotated[
     str,
@@ -67,12 +67,15 @@ class Toleration(ApiModel):
     operator: TolerationOperator = Field(
         default=TolerationOperator.EQUAL, description="operator: Exists or Equal. Default: Equal."
     )
-    value: LabelValue | None = Field(default=None, description="value of the taint, for operator Equal.")
+    value: LabelValue | None = Field(
+        default=None, description="value of the taint, for operator Equal. Default: empty."
+    )
     effect: TaintEffect | None = Field(
         default=None, description="effect of the taint. Without it, every effect."
     )
     toleration_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = Field(
-        default=None, description="tolerationSeconds bounds how long a NoExecute taint is tolerated."
+        default=None,
+        description="tolerationSeconds bounds how long a NoExecute taint is tolerated. Default: for ever.",
     )
 
 
@@ -91,6 +94,10 @@ class Resources(ApiModel):
 
     cel_rules: ClassVar[tuple[CelRule, ...]] = (
         CelRule(
+            "!has(self.gpuResourceName) || self.gpuResourceName.contains('/')",
+            "resources.gpuResourceName must be an extended resource with its domain, such as nvidia.com/gpu",
+        ),
+        CelRule(
             "!has(self.extended) || !(self.gpuResourceName in self.extended)",
             "resources.extended names resources.gpuResourceName, whose number is parallelism.gpusPerNode: remove it from extended",
         ),
@@ -101,12 +108,9 @@ class Resources(ApiModel):
         ),
     )
 
-    gpu_resource_name: ResourceName = Field(
+    gpu_resource_name: LabelKey = Field(
         default="nvidia.com/gpu",
-        json_schema_extra={
-            MESSAGE_KEY: "resources.gpuResourceName must be an extended resource with its domain, such as nvidia.com/gpu"
-        },
-        description="gpuResourceName is the extended resource that counts GPUs. Default: nvidia.com/gpu.",
+        description="gpuResourceName is the extended resource that counts GPUs, with its domain. Default: nvidia.com/gpu.",
     )
     extended: (
         Annotated[dict[ResourceName, Annotated[int, Field(ge=1, le=1024)]], Field(max_length=8)] | None

@@ -45,7 +45,7 @@ class SwanLab(ApiModel):
         default=None, description="workspace of the project. Default: that of the key's owner."
     )
     secret_ref: TrackerSecretRef | None = Field(
-        default=None, description="secretRef names the Secret with SWANLAB_API_KEY."
+        default=None, description="secretRef names the Secret with SWANLAB_API_KEY. Default: none."
     )
 
 
@@ -79,7 +79,7 @@ class WandB(ApiModel):
         default=None, description="entity (user or team) of the project. Default: that of the key's owner."
     )
     secret_ref: TrackerSecretRef | None = Field(
-        default=None, description="secretRef names the Secret with WANDB_API_KEY."
+        default=None, description="secretRef names the Secret with WANDB_API_KEY. Default: none."
     )
 
 

@@ -246,7 +246,7 @@ class Training(ApiModel):
     )
     regularisation: Regularisation | None = Field(
         default=None,
-        description="regularisation keeps what the base model knew. Reserved: refused by the prepare stage until it is there. Immutable.",
+        description="regularisation keeps what the base model knew. Reserved: refused by the prepare stage until it is there. Default: none. Immutable.",
     )
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = Field(
         default=42,

@@ -47,6 +47,7 @@ REFUSED_TODAY: dict[str, Any] = {
     ],
     "resources__gpuResourceName": "gpu",
 }
+JOBS: dict[str, dict[str, Any]] = {"running": {}, "refused-today": REFUSED_TODAY}
 
 
 def wait_until(holds: Callable[[], object], what: str) -> None:
@@ -70,7 +71,8 @@ def is_served(api: Api, field: str | None = None) -> bool:
     """Whether the resource is there and, where a field is named, its schema knows it."""
     strict = f"{api.path(FINETUNE, 'finetunejobs')}?dryRun=All&fieldValidation=Strict"
     try:
-        probe = make_manifest(name="probe", **({field: 1} if field else {}))
+        changes: dict[str, Any] = {field: 1} if field else {}
+        probe = make_manifest(name="probe", **changes)
         return api.send("POST", strict, probe) is not None
     except RequestRefused:
         return False
@@ -78,12 +80,12 @@ def is_served(api: Api, field: str | None = None) -> bool:
 
 @pytest.fixture(scope="module")
 def old_jobs(short_tmp: Path) -> Iterator[Api]:
-    """An API server with three jobs of then, on which the CRD of today has replaced that of then."""
+    """An API server with jobs of then, on which the CRD of today has replaced that of then."""
     with ControlPlane(short_tmp / "upgrade") as control_plane:
         api = Api(control_plane, "default")
         install(api, BEFORE)
         wait_until(lambda: is_served(api), "serving the old CRD")
-        for name, changes in (("running", {}), ("refused-today", REFUSED_TODAY)):
+        for name, changes in JOBS.items():
             api.create(FINETUNE, "finetunejobs", make_manifest(name=name, **changes))
             write_status(api, name, STATUS)
         install(api, TODAY)
@@ -105,23 +107,20 @@ def read(api: Api, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["running", "refused-today"])
+@pytest.mark.parametrize("name", JOBS)
 def test_it_is_read_with_the_new_defaults_and_parsed(old_jobs: Api, name: str) -> None:
     found = read(old_jobs, name)
 
-    if name == "running":
-        spec = FineTuneJobSpec.model_validate(found["spec"])
-        assert (spec.retry, spec.suspend, spec.parallelism.nodes) == (0, False, 1)
-        assert spec == FineTuneJobSpec.model_validate(make_manifest()["spec"])
-    status = FineTuneJobStatus.model_validate(found["status"])
-    assert (status.phase, status.restarts, status.retry if hasattr(status, "retry") else 0) == (
-        "Training",
-        1,
-        0,
+    spec, status = (
+        FineTuneJobSpec.model_validate(found["spec"]),
+        FineTuneJobStatus.model_validate(found["status"]),
     )
+    assert spec == FineTuneJobSpec.model_validate(make_manifest(**JOBS[name])["spec"])
+    assert (spec.retry, spec.suspend, found["spec"]["retry"]) == (0, False, 0)
+    assert (status.phase, status.restarts, status.observed_retry) == ("Training", 1, 0)
 
 
-@pytest.mark.parametrize("name", ["running", "refused-today"])
+@pytest.mark.parametrize("name", JOBS)
 def test_its_status_is_written_whatever_the_rules_of_today_say_of_its_spec(old_jobs: Api, name: str) -> None:
     write_status(old_jobs, name, {"phase": "Restarting", "observedRetry": 0, "activeSeconds": 60})
 
@@ -129,7 +128,7 @@ def test_its_status_is_written_whatever_the_rules_of_today_say_of_its_spec(old_j
     write_status(old_jobs, name, {"phase": "Training"})
 
 
-@pytest.mark.parametrize("name", ["running", "refused-today"])
+@pytest.mark.parametrize("name", JOBS)
 def test_it_can_be_suspended_and_given_a_deadline(old_jobs: Api, name: str) -> None:
     edit(old_jobs, name, {"suspend": True, "failurePolicy": {"activeDeadlineSeconds": 60}})
 

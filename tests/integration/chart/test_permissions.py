@@ -166,10 +166,16 @@ def wait_with_a_reason_and_lose_the_job(api: Api, kubelet: Kubelet) -> None:
     """Events are read for the reason, and a child Job that somebody deleted is looked for."""
     apply_job(api, "waiting")
     pod = kubelet.pod_of("waiting-prepare-1")
-    kubelet.complain(pod, "FailedMount", 'MountVolume.SetUp failed for volume "data": secret "x" not found')
-    api.wait_for_status("waiting", phase="Pending", seconds=20)
-    wait_until(lambda: "not found" in api.status("waiting").get("message", ""), 20, lambda: "the reason")
+    kubelet.assign(pod, "some-node")
+    complaint = 'MountVolume.SetUp failed for volume "data": secret "x" not found'
+    kubelet.complain(pod, "FailedMount", complaint)
+    wait_until(
+        lambda: '"x"' in str(api.status("waiting")) or "'x'" in str(api.status("waiting")),
+        20,
+        lambda: f"the reason in {api.status('waiting')}",
+    )
     api.delete(BATCH, "jobs", "waiting-prepare-1")
+    kubelet.obey_deletion("waiting-prepare-1")
     job_is_there(api, "waiting-prepare-2")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,23 @@ from devcluster import ControlPlane
 from finetune_api import names
 from finetune_api.names import Stage
 from finetune_operator.job_resource import parse_job
+from finetune_operator.lease import EXIT_LEASE_LOST
 from finetune_operator.manifests import desired_objects
 from finetune_operator.settings import load_settings
 from tests.builders.jobs import make_manifest
 from tests.integration.chart.conftest import CHART, NAMESPACE, RELEASE, Helm
-from tests.integration.chart.hook import HOOK, Uninstallation, environment_of, kubectl, read, wait_until
+from tests.integration.chart.hook import (
+    HOOK,
+    Uninstallation,
+    environment_of,
+    kubectl,
+    log_in,
+    read,
+    wait_until,
+)
+from tests.integration.operator.api_client import Api
+from tests.integration.operator.chart import Installation
+from tests.integration.operator.process import OperatorProcess
 
 CERTIFICATE, LEASE = f"secrets/{RELEASE}-certificate", f"leases/{RELEASE}"
 IN_NAMESPACE = ("--namespace", NAMESPACE)
@@ -60,9 +72,11 @@ def _patch(cluster: ControlPlane, target: str, changes: dict[str, Any], *more: s
     kubectl(cluster, *more, "patch", target, *patch)
 
 
-def _apply_job(cluster: ControlPlane, name: str, **metadata: Any) -> dict[str, Any]:
-    manifest = make_manifest(name)
-    manifest["metadata"] |= metadata
+def _apply_job(
+    cluster: ControlPlane, name: str, finalizers: Sequence[str] = (), **changes: Any
+) -> dict[str, Any]:
+    manifest = make_manifest(name, **changes)
+    manifest["metadata"]["finalizers"] = list(finalizers)
     kubectl(cluster, "apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
     return read(cluster, f"finetunejobs/{name}")
 
@@ -148,24 +162,49 @@ def test_uninstalling_leaves_nothing_but_the_crd(helm: Helm, release: ControlPla
     _ensure_installed(helm, release)
 
 
-def test_the_operator_cannot_put_the_finalizer_back(
+def test_the_hook_holds_the_lease_for_longer_than_the_uninstallation(
     helm: Helm, release: ControlPlane, tmp_path: Path
 ) -> None:
     held = {"holderIdentity": "operator_1", "leaseDurationSeconds": 3}
     _patch(release, LEASE, {"spec": held}, *IN_NAMESPACE)
-    before = read(release, *IN_NAMESPACE, LEASE)
     uninstallation = Uninstallation(helm, release, tmp_path)
-    # Looked at before Helm goes on and deletes the Lease: the pod's end is reported after that only.
+    # Looked at before the pod's end is reported: after that Helm goes on and deletes the Lease.
     leases: list[dict[str, Any]] = []
     uninstallation.on_end = lambda: leases.append(read(release, *IN_NAMESPACE, LEASE))
     uninstallation.run_hook()
     assert uninstallation.wait()[0] == 0
 
     (taken,) = leases
-    assert taken["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
     assert taken["spec"]["holderIdentity"].startswith(HOOK)
     assert taken["spec"]["leaseDurationSeconds"] > 120
     assert taken["spec"]["leaseTransitions"] == 1
+
+
+def test_an_operator_that_runs_does_not_put_the_finalizer_back(
+    helm: Helm, release: ControlPlane, tmp_path: Path
+) -> None:
+    container = read(release, *IN_NAMESPACE, f"deployments/{RELEASE}")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+    installation = Installation(
+        log_in(release, RELEASE, tmp_path / "operator.kubeconfig"),
+        environment_of(container, "operator"),
+        Api(release, NAMESPACE),
+    )
+    operator = OperatorProcess(installation, tmp_path / "operator.log")
+    operator.start()
+    _apply_job(release, "guarded", deletionPolicy="Delete")
+    wait_until(lambda: _finalizers(release, "guarded") == [names.FINALIZER], "finalizer")
+
+    uninstallation = Uninstallation(helm, release, tmp_path)
+    uninstallation.run_hook()
+    found = _finalizers(release, "guarded")
+    code, output = uninstallation.wait()
+
+    assert operator.stop() == EXIT_LEASE_LOST
+    assert code == 0, output
+    assert found == _finalizers(release, "guarded") == []
+    kubectl(release, "delete", "finetunejobs/guarded", "--timeout=20s")
 
 
 def test_a_hook_that_fails_stops_the_uninstallation_and_says_why(

@@ -66,27 +66,30 @@ class World:
             name,
             self.namespace,
             output__uri=f"s3://{self.namespace}/{name}",
-            output__store={
-                "endpoint": endpoint or self.server.endpoint,
-                "region": self.server.region,
-                "credentialsSecretRef": {"name": SECRET},
-            },
+            output__store={**self.store, **({"endpoint": endpoint} if endpoint else {})},
         )
         self.kubectl("apply", "-f", "-", stdin=job)
         if status is not None:
-            patch = json.dumps({"status": status.model_dump(mode="json", exclude_none=True)})
-            self.kubectl(
-                *(
-                    "-n",
-                    self.namespace,
-                    "patch",
-                    f"ftj/{name}",
-                    "--subresource=status",
-                    "--type=merge",
-                    "-p",
-                    patch,
-                )
-            )
+            self._write_status(name, status)
+
+    def _write_status(self, name: str, status: FineTuneJobStatus) -> None:
+        patch = json.dumps({"status": status.model_dump(mode="json", exclude_none=True)})
+        place = ("-n", self.namespace, "patch", f"ftj/{name}", "--subresource=status")
+        self.kubectl(*place, "--type=merge", "-p", patch)
+
+    @property
+    def store(self) -> dict[str, object]:
+        """The store as a job names it."""
+        return {
+            "endpoint": self.server.endpoint,
+            "region": self.server.region,
+            "credentialsSecretRef": {"name": SECRET},
+        }
+
+    def create_job_without_output(self, name: str, status: FineTuneJobStatus) -> None:
+        """Create a FineTuneJob that leaves spec.output to the installation, and its status."""
+        self.kubectl("apply", "-f", "-", stdin=make_manifest(name, self.namespace, output=...))
+        self._write_status(name, status)
 
     def create_finished_job(self, name: str, files: Mapping[str, bytes]) -> None:
         """Create a job that has succeeded with a merged model of these files."""

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from finetune_api.layout import ARTIFACT_MANIFEST_NAME
+from finetune_api.spec import Store
 from finetune_api.status import Outputs, Phase
 from finetune_cli.cluster import open_cluster
 from finetune_cli.downloads import PART_BYTES
@@ -52,6 +53,29 @@ def test_the_adapter_arrives_where_it_is_wanted(world: World) -> None:
     assert "adapter_config.json" in read(world.folder / "deep/down/here")
     default = world.finetune("pull", "bot", "-n", world.namespace, "--adapter")
     assert default.stdout.startswith("bot-adapter: the adapter of 'bot'")
+
+
+def test_a_job_without_an_output_is_found_in_the_installations_store(world: World) -> None:
+    uri, digest = world.upload("team/bot/runs/bot-1/merged", FILES)
+    outputs = Outputs(
+        merged_uri=uri,
+        manifest_digest=digest,
+        run_uri=uri.removesuffix("/merged"),
+        store=Store.model_validate(world.store),
+    )
+    world.create_job_without_output("bot", make_status(outputs=outputs))
+    result = world.finetune("pull", "bot", "-n", world.namespace)
+    assert result.returncode == 0, result.stderr
+    assert read(world.folder / "bot") == make_artifact(FILES)
+
+
+def test_the_model_card_comes_along(world: World) -> None:
+    world.create_finished_job("bot", FILES)
+    world.s3.put_object(Bucket=world.namespace, Key="bot/merged/README.md", Body=b"# bot")
+    assert world.finetune("pull", "bot", "-n", world.namespace).returncode == 0
+    assert read(world.folder / "bot") == {**make_artifact(FILES), "README.md": b"# bot"}
+    again = world.finetune("pull", "bot", "-n", world.namespace)
+    assert "is in bot already" in again.stdout
 
 
 def test_the_namespace_of_the_context_is_the_default(world: World, tmp_path: Path) -> None:

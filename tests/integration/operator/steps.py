@@ -7,7 +7,7 @@ from typing import Any
 from finetune_api import PLURAL
 from finetune_api.names import LABEL_STAGE
 from tests.builders.jobs import make_manifest
-from tests.integration.operator.api_client import BATCH, FINETUNE, Api, JsonObject, wait_until
+from tests.integration.operator.api_client import BATCH, FINETUNE, Api, JsonObject
 from tests.integration.operator.kubelet import EXPORTED, PREPARED, TRAINED, Kubelet
 
 
@@ -42,11 +42,7 @@ def child_jobs(api: Api, stage: str | None = None) -> list[str]:
 def reach_preparing(api: Api, kubelet: Kubelet, name: str = "bot", node: str | None = None) -> None:
     """The prepare pod runs."""
     kubelet.start(f"{name}-prepare-1", node=node)
-    api.wait_for_status(name, phase="Preparing", reason="Preparing")
-    # A stage is said to prepare from the moment its Job is there; that its pod runs stands in the attempt.
-    wait_until(
-        lambda: "runningSince" in api.status(name)["attempts"][-1], what=lambda: "running pod in status"
-    )
+    api.wait_for_status(name, phase="Preparing")
 
 
 def reach_train_job(api: Api, kubelet: Kubelet, name: str = "bot") -> None:

@@ -9,6 +9,7 @@ import pytest
 from devcluster import ControlPlane
 from finetune_api import PLURAL
 from finetune_api.names import FINALIZER, LABEL_JOB
+from finetune_operator.manifests.volumes import ANNOTATION_JOB_FILE
 from tests.integration.operator.api_client import BATCH, CORE, FINETUNE, Api, wait_until
 from tests.integration.operator.conftest import make_namespace
 from tests.integration.operator.kubelet import End, Kubelet, job_is_there
@@ -66,9 +67,9 @@ def test_a_finished_jobs_folder_is_removed_by_a_cleanup_job(api: Api, kubelet: K
     assert cleanup["metadata"]["labels"][LABEL_JOB] == "bot"
     container = cleanup["spec"]["template"]["spec"]["containers"][0]
     assert container["args"][0] == "cleanup"
-    config_map = api.read(CORE, "configmaps", "bot-cleanup-1")
-    assert config_map is not None
-    assert json.loads(config_map["data"]["job.json"])["uid"] == created["metadata"]["uid"]
+    # The job file stands in the Job itself: a ConfigMap that belongs to nobody would be left over.
+    job_file = json.loads(cleanup["spec"]["template"]["metadata"]["annotations"][ANNOTATION_JOB_FILE])
+    assert (job_file["uid"], job_file["stage"]) == (created["metadata"]["uid"], "cleanup")
     assert finalizers(api) == [FINALIZER]
 
     kubelet.succeed("bot-cleanup-1", CLEANED_UP)

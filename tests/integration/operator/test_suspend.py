@@ -168,7 +168,7 @@ def test_an_operator_that_dies_meanwhile_finishes_the_suspension(
     reach_training(api, kubelet, node=PARKING)
     with operator.down():
         api.patch_spec("bot", suspend=True)
-    api.wait_for_status("bot", reason="Suspending")
+    wait_until(lambda: "deletionTimestamp" in kubelet.pod_of("bot-train-1")["metadata"])
     with operator.down():
         kubelet.obey_deletion("bot-train-1", End(22, message=saved(40)))
 

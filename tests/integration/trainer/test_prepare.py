@@ -470,7 +470,7 @@ def test_a_model_that_mentions_logit_settings_without_using_them_is_prepared(ben
 
 
 def test_what_is_not_supported_is_refused_before_the_store_is_asked(bench: Workbench) -> None:
-    with pytest.raises(UserError, match="method.type QLoRA is not supported yet: set LoRA"):
+    with pytest.raises(UserError, match=r"method\.type QLoRA is not supported yet: set LoRA"):
         bench.run(method__type="QLoRA", output__uri="s3://nowhere/model")
 
 

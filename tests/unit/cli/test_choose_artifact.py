@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.spec import Output
+from finetune_api.spec import Store
 from finetune_api.status import Outputs, Phase
 from finetune_cli.cluster import Job, parse_job
 from finetune_cli.errors import CommandError
@@ -20,7 +20,7 @@ DIGEST = "ab" * 32
 
 
 def make_job(outputs: Outputs | None = None, phase: Phase = Phase.SUCCEEDED, **status: Any) -> Job:
-    return Job("bot", "ml", Output(uri="s3://models/bot"), make_status(phase, outputs, **status))
+    return Job("bot", "ml", Store(), make_status(phase, outputs, **status))
 
 
 BOTH = Outputs(adapter_uri=ADAPTER, merged_uri=MERGED, manifest_digest=DIGEST)
@@ -86,6 +86,19 @@ def test_a_job_that_no_operator_has_seen_is_said_to_be_so() -> None:
     job = parse_job(make_manifest("bot", "ml"))
     with pytest.raises(CommandError, match="not looked at by an operator yet"):
         choose_artifact(job, None)
+
+
+def test_the_store_is_the_specs_own() -> None:
+    content = make_manifest("bot", "ml", output__store={"endpoint": "https://own.example.com"})
+    content["status"] = {"outputs": {"store": {"endpoint": "https://default.example.com"}}}
+    assert parse_job(content).store.endpoint == "https://own.example.com"
+
+
+def test_without_an_output_the_store_is_the_installations_as_the_operator_resolved_it() -> None:
+    content = make_manifest("bot", "ml", output=...)
+    assert parse_job(content).store == Store()
+    content["status"] = {"outputs": {"store": {"endpoint": "https://default.example.com"}, "novelty": 1}}
+    assert parse_job(content).store.endpoint == "https://default.example.com"
 
 
 def test_fields_of_a_newer_operator_are_passed_over() -> None:

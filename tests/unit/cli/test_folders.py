@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.layout import ARTIFACT_MANIFEST_NAME, ArtifactManifest
+from finetune_api.layout import ARTIFACT_MANIFEST_NAME, MODEL_CARD_NAME, ArtifactManifest
 from finetune_cli.errors import CommandError
 from finetune_cli.folders import Staging, check_free_disk, check_replaceable, is_in_place
 from tests.builders.finished_jobs import make_artifact, make_manifest_bytes
@@ -67,6 +67,17 @@ def test_a_finished_folder_replaces_the_earlier_one(tmp_path: Path) -> None:
     staging.put_in_place(target, manifest)
     assert read(target) == NEW
     assert [path.name for path in tmp_path.iterdir()] == ["bot"]
+
+
+def test_a_model_card_stands_beside_the_files_and_goes_with_them(tmp_path: Path) -> None:
+    target = write(tmp_path / "bot", {**OLD, MODEL_CARD_NAME: b"old card"})
+    check_replaceable(target)
+    manifest = NEW[ARTIFACT_MANIFEST_NAME]
+    staging = Staging.beside(target, manifest)
+    write(staging.folder / "files", {"config.json": b"new"})
+    staging.add_card(b"new card")
+    staging.put_in_place(target, manifest)
+    assert read(target) == {**NEW, MODEL_CARD_NAME: b"new card"}
 
 
 def test_an_earlier_try_for_the_same_manifest_is_taken_up_and_others_go(tmp_path: Path) -> None:

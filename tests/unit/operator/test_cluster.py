@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -148,7 +149,7 @@ async def test_a_pause_that_is_asked_for_is_kept(
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(cluster_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     server.refuse(429, **{"Retry-After": "2"})
 
     await cluster.update_secret(SECRET)

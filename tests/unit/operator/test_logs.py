@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.logs import JsonFormatter, PlainFormatter, concerning, concerning_key, job_logger
-from tests.unit.operator.builders import UID, make_job
+from tests.unit.operator.builders import UID, job_in_training, make_job
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOlsiZmluZXR1bmUiXX0.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 KEY = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----"
@@ -60,6 +60,17 @@ def test_a_line_carries_the_job_as_fields(lines: Lines) -> None:
         "uid": UID,
         "attempt": "bot-train-1",
     }
+
+
+def test_without_another_word_the_newest_attempt_is_meant(lines: Lines) -> None:
+    job, _ = job_in_training()
+
+    with concerning(job):
+        LOGGER.info("by the code around it")
+    job_logger(LOGGER, job).info("by its logger")
+    job_logger(LOGGER, job, attempt="bot-train-2").info("of the next one")
+
+    assert [line["attempt"] for line in lines.parsed()] == ["bot-train-1", "bot-train-1", "bot-train-2"]
 
 
 async def test_lines_of_any_logger_carry_the_job_that_the_code_around_is_about(lines: Lines) -> None:

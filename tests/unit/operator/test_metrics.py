@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -84,6 +85,24 @@ def test_the_names_are_an_interface() -> None:
         "finetune_time_to_first_step_seconds",
         "finetune_work_queue_length",
     }
+
+
+async def test_other_work_goes_on_while_the_metrics_are_written() -> None:
+    turns = 0
+
+    async def work() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    working = asyncio.create_task(work())
+    written = await metrics.expose()
+    working.cancel()
+
+    told = [line for line in written.decode().splitlines() if line.startswith("# TYPE")]
+    assert told == [line for line in generate_latest().decode().splitlines() if line.startswith("# TYPE")]
+    assert turns >= len(told)
 
 
 def test_an_attempt_is_counted_once_when_it_ends(increase: Callable[..., float]) -> None:

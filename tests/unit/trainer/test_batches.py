@@ -69,6 +69,11 @@ def test_ranks_compute_about_as_much_at_the_same_time() -> None:
         assert max(tokens) <= 1.05 * min(tokens)
 
 
+def test_a_bound_below_every_row_computes_row_by_row_and_nothing_empty() -> None:
+    ((*micro_batches,),) = split_step([64] * 8, world_size=1, micro_batch_tokens=1)
+    assert sorted(micro_batches) == [(row,) for row in range(8)]
+
+
 def test_no_more_micro_batches_than_the_tokens_need() -> None:
     ((*micro_batches,),) = split_step([64] * 32, world_size=1, micro_batch_tokens=512)
     assert len(micro_batches) == 4

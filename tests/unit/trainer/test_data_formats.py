@@ -62,6 +62,23 @@ def test_columns_name_others_than_the_usual() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        pytest.param(
+            {"input": "frage"}, {"frage": "Wo?", "answer": "Hier."}, id="the answer has its usual name"
+        ),
+        pytest.param(
+            {"target": "antwort"}, {"query": "Wo?", "antwort": "Hier."}, id="the question has its usual name"
+        ),
+    ],
+)
+def test_a_column_that_is_not_named_is_called_as_usual(columns: dict[str, str], row: dict[str, str]) -> None:
+    conversation = parse(row, columns=columns)
+    assert isinstance(conversation, Conversation)
+    assert [message.content for message in conversation.messages] == ["Wo?", "Hier."]
+
+
 def test_an_unknown_shape_names_the_columns_it_has() -> None:
     with pytest.raises(
         DataError, match=r"rows: the format was not recognised; the first row has the columns prompt, text"

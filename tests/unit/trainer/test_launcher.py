@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from finetune_api import names
-from finetune_api.job_file import JobFile
 from finetune_api.spec import Store
 from finetune_trainer import launcher, rank_processes
 from finetune_trainer.errors import Stalled, UserError
@@ -23,19 +22,7 @@ from finetune_trainer.placement import Placement
 from finetune_trainer.rank_processes import RankEnd, RankProcesses, rank_environment
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.work_directory import WorkDirectory
-from tests.builders.jobs import make_manifest
-
-
-def make_job_file(**changes: Any) -> JobFile:
-    fields = {
-        "name": "tuned",
-        "namespace": "tests",
-        "uid": "u",
-        "stage": "train",
-        "attempt": 1,
-        "trainerImage": "i",
-    }
-    return JobFile.model_validate({**fields, "spec": make_manifest(**changes)["spec"]})
+from tests.builders.job_files import make_job_file
 
 
 def one_pod(ranks: int) -> Placement:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
+import http.client
 import json
 import ssl
 import threading
 import time
+import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from finetune_api.progress import ProgressReport, TrainerStatus, TrainingReport
 from finetune_trainer import progress_reporter
 from finetune_trainer.progress_reporter import ProgressEndpoint, ProgressReporter
+from tests.builders.self_signed import write_certificate
 
 
 def make_report(step: int) -> ProgressReport:
@@ -40,6 +37,9 @@ class Operator:
     received: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     answer: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    talks_nonsense: bool = False
+    context: ssl.SSLContext = field(default_factory=lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
     def steps(self) -> list[int]:
         return [report["finetune"]["step"] for report in self.received]
@@ -49,31 +49,6 @@ class Operator:
         while len(self.received) < count:
             assert time.monotonic() < deadline, f"only {len(self.received)} of {count} reports came"
             time.sleep(0.005)
-
-
-def write_certificate(folder: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "ca.crt").write_bytes(certificate.public_bytes(pem))
-    (folder / "key").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
 
 
 @pytest.fixture
@@ -86,16 +61,20 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
         def do_POST(self) -> None:
             operator.tokens.append(self.headers["Authorization"])
             operator.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            if operator.talks_nonsense:
+                self.wfile.write(b"good day\r\n\r\n")
+                return
             self.send_response(operator.answer)
+            for name, value in operator.headers.items():
+                self.send_header(name, value)
             self.end_headers()
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "ca.crt", tmp_path / "key")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    operator.context.load_cert_chain(tmp_path / "ca.crt", tmp_path / "key")
+    server.socket = operator.context.wrap_socket(server.socket, server_side=True)
     operator.url = f"https://127.0.0.1:{server.server_port}/v1alpha1/progress"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield operator
@@ -155,6 +134,101 @@ def test_token_is_read_again_for_every_report(
     operator.wait_for(2)
     reporter.close()
     assert operator.tokens == ["Bearer first-token", "Bearer second-token"]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_reporter, "MIN_INTERVAL_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("answer", [401, 429, 500, 503])
+def test_a_report_that_is_not_taken_is_sent_again_until_it_is(
+    operator: Operator, endpoint: ProgressEndpoint, answer: int
+) -> None:
+    operator.answer = answer
+    reporter = ProgressReporter(endpoint)
+    reporter.report(make_report(1))
+    operator.wait_for(3)
+    assert set(operator.steps()) == {1}
+    operator.answer = 200
+    reporter.report(make_report(2))
+    deadline = time.monotonic() + 10
+    while 2 not in operator.steps():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    reporter.close()
+    assert operator.steps()[-1] == 2, "what was taken is not sent again"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_newer_report_takes_the_place_of_one_that_was_not_taken(
+    operator: Operator, endpoint: ProgressEndpoint
+) -> None:
+    operator.answer, operator.headers = 503, {"Retry-After": "30"}
+    reporter = ProgressReporter(endpoint)
+    reporter.report(make_report(1))
+    operator.wait_for(1)
+    reporter.report(make_report(2))
+    operator.answer = 200
+    reporter.close()
+    assert operator.steps() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("failures", "headers", "expected"),
+    [
+        (1, {}, 5.0),
+        (3, {}, 20.0),
+        (50, {}, 60.0),
+        (1, {"Retry-After": "12"}, 12.0),
+        (1, {"Retry-After": "86400"}, 60.0),
+        (1, {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}, 5.0),
+    ],
+    ids=["once", "three times", "many times", "asked to wait", "asked to wait too long", "asked by a date"],
+)
+def test_the_wait_grows_and_the_operators_wish_is_heard(
+    failures: int, headers: dict[str, str], expected: float
+) -> None:
+    message = http.client.HTTPMessage()
+    for name, value in headers.items():
+        message[name] = value
+    error = urllib.error.HTTPError("https://operator", 429, "Too Many Requests", message, None)
+    assert progress_reporter._pause_seconds(failures, error) == expected
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_new_authority_is_trusted_as_soon_as_its_file_is_there(
+    operator: Operator, endpoint: ProgressEndpoint, tmp_path: Path
+) -> None:
+    """The operator renews its certificate; the kubelet brings the new file a moment later."""
+    reporter = ProgressReporter(endpoint)
+    reporter.report(make_report(1))
+    operator.wait_for(1)
+    renewed = tmp_path / "renewed"
+    renewed.mkdir()
+    write_certificate(renewed)
+    operator.context.load_cert_chain(renewed / "ca.crt", renewed / "key")
+    reporter.report(make_report(2))
+    deadline = time.monotonic() + 10
+    while reporter._failures == 0:
+        assert time.monotonic() < deadline, "the old file is no longer enough"
+        time.sleep(0.005)
+    endpoint.ca_path.write_bytes((renewed / "ca.crt").read_bytes())
+    operator.wait_for(2)
+    reporter.close()
+    assert operator.steps() == [1, 2]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_answer_that_is_no_http_does_not_end_the_reports(
+    operator: Operator, endpoint: ProgressEndpoint
+) -> None:
+    operator.talks_nonsense = True
+    reporter = ProgressReporter(endpoint)
+    reporter.report(make_report(1))
+    operator.wait_for(2)
+    reporter.close()
 
 
 @pytest.mark.parametrize("trouble", ["refused", "no server", "no token", "another authority"])

@@ -21,11 +21,13 @@ from finetune_trainer.data.step_batches import StepBatches
 from finetune_trainer.errors import NonFiniteLoss
 from finetune_trainer.gang import Gang
 from finetune_trainer.model import decide_precision, load_base_model
-from finetune_trainer.memory_errors import out_of_memory
+from finetune_trainer.placement import Placement
+from finetune_trainer.rank_processes import rank_environment
 from finetune_trainer.snapshot import (
     LiveState,
     encode_random_state,
     load_snapshot,
+    restore_optimizer,
     restore_random_state,
     save_random_states,
     save_shared_state,
@@ -120,7 +122,7 @@ def train_by_hand(cell: Cell, scheduler_name: str) -> list[float]:
         parameters,
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        betas=(0.9, 0.999),
+        betas=(settings.adam_betas[0], settings.adam_betas[1]),
         eps=1e-8,
     )
     schedule = get_scheduler(scheduler_name, optimizer, num_warmup_steps=2, num_training_steps=6)
@@ -155,6 +157,13 @@ def test_steps_are_those_of_a_plain_loop_over_whole_batches(
     assert [figures.loss for figures in cell.recorder.figures] == pytest.approx(wanted, rel=1e-5)
     for parameter, value in cell.trained().items():
         torch.testing.assert_close(value, reference.trained()[parameter], rtol=1e-3, atol=1e-5)
+
+
+def test_the_jobs_own_betas_are_those_of_the_optimizer(tmp_path: Path) -> None:
+    cell, reference = (Cell(tmp_path, adam_betas=[0.5, 0.7]) for _ in range(2))
+    wanted = train_by_hand(reference, "cosine")
+    cell.trainer.train()
+    assert [figures.loss for figures in cell.recorder.figures] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_every_step_is_recorded_with_what_it_used(tmp_path: Path) -> None:
@@ -207,6 +216,39 @@ def test_stop_is_heard_at_the_end_of_a_step(tmp_path: Path) -> None:
     assert [figures.stop_requested for figures in cell.recorder.figures] == [False, False, False, True]
 
 
+def test_a_wish_to_save_is_heard_at_the_end_of_a_step(tmp_path: Path) -> None:
+    answers = iter([False, True, False, False, False, False])
+    cell = Cell(tmp_path, should_save=lambda: next(answers))
+    cell.trainer.train()
+    assert [figures.save_requested for figures in cell.recorder.figures] == [False, True, *[False] * 4]
+
+
+def test_the_pods_kubeflow_variables_bring_no_second_reporter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers adds its own to every Trainer as soon as the URL is set, whatever report_to says."""
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", "https://operator/v1alpha1/progress")
+    for name, value in rank_environment(0, Placement(0, 1, 1), 0, threads=1).items():
+        monkeypatch.setenv(name, value)
+    handlers = Cell(tmp_path).trainer.callback_handler.callbacks
+    assert [type(handler).__name__ for handler in handlers if "Kubeflow" in type(handler).__name__] == []
+
+
+def test_a_checkpoint_of_another_schedule_goes_on_with_this_jobs_own(tmp_path: Path) -> None:
+    """As after resumeFrom, with another learning rate: step 6 of this schedule, not the rate that was saved."""
+    earlier = Cell(tmp_path)
+    earlier.trainer.train()
+    live = LiveState(earlier.model, earlier.trainer.optimizer, earlier.trainer.lr_scheduler)
+    save_shared_state(tmp_path, 6, live, ALONE)
+    later = Cell(tmp_path, learning_rate=4e-3, scheduler=Scheduler.CONSTANT)
+    later.trainer.create_optimizer_and_scheduler(12)
+    resumed = LiveState(later.model, later.trainer.optimizer, later.trainer.lr_scheduler)
+    restore_optimizer(tmp_path, load_snapshot(tmp_path), resumed)
+    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(4e-3)
+    assert resumed.scheduler.get_last_lr() == pytest.approx([4e-3] * len(resumed.scheduler.base_lrs))
+    assert resumed.scheduler.last_epoch == 6
+
+
 def test_snapshot_holds_no_frozen_weight(tmp_path: Path) -> None:
     cell = Cell(tmp_path)
     cell.trainer.train()
@@ -256,22 +298,3 @@ def test_precision(wanted: Precision, device: str, expected: torch.dtype) -> Non
     precision = decide_precision(wanted, device)
     assert precision.weights is expected
     assert precision.autocast_bf16 == (expected is torch.bfloat16)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        MemoryError(),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
-    ],
-    ids=["gpu", "python", "torch on the cpu"],
-)
-def test_memory_that_is_used_up_is_recognised_and_says_what_to_lower(error: Exception) -> None:
-    failure = out_of_memory(error)
-    assert failure is not None
-    assert "spec.training.microBatchTokens" in failure.message
-
-
-def test_other_errors_are_not_taken_for_memory() -> None:
-    assert out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -52,6 +53,17 @@ class Replica(OperatorProcess):
             return error.code, error.read().decode()
         except OSError:
             return 0, ""
+
+    def probe_answers(self, seconds: float) -> set[int]:
+        """All that the liveness probe answers for a while."""
+        answers, ends = set[int](), time.monotonic() + seconds
+
+        def is_over() -> bool:
+            answers.add(self.ask("healthz")[0])
+            return time.monotonic() > ends
+
+        wait_until(is_over, seconds + 5)
+        return answers
 
     def wait_until_ready(self, seconds: float = 30) -> None:
         """Wait until it is ready."""

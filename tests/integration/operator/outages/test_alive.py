@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,18 +50,6 @@ def traffic(api: Api) -> Iterator[None]:
 def opened_watches(replica: Replica, kind: str = "") -> int:
     """How many watches it has opened so far."""
     return sum(each.is_watch and each.path.endswith(kind) for each in replica.proxy.seen)
-
-
-def probe_answers(replica: Replica, seconds: float) -> set[int]:
-    """All that the liveness probe answers for a while."""
-    answers, ends = set[int](), time.monotonic() + seconds
-
-    def is_over() -> bool:
-        answers.add(replica.ask("healthz")[0])
-        return time.monotonic() > ends
-
-    wait_until(is_over, seconds + 5)
-    return answers
 
 
 def started(replica: Replica, **environment: str) -> Replica:
@@ -154,7 +141,7 @@ def test_an_api_server_that_is_away_is_no_reason_to_restart(replica: Replica, ap
     replica.proxy.reset(to=requests(), times=10_000)
     replica.proxy.reset(to=watches(), times=10_000)
 
-    assert probe_answers(replica, 12) == {200}
+    assert replica.probe_answers(12) == {200}
 
     replica.proxy.heal()
     apply_job(api)
@@ -194,7 +181,7 @@ def test_with_the_defaults_bookmarks_alone_keep_an_idle_operator_alive(replica: 
     started(replica)
     opened = opened_watches(replica)
 
-    assert probe_answers(replica, 240) == {200}
+    assert replica.probe_answers(240) == {200}
 
     assert opened_watches(replica) == opened
 

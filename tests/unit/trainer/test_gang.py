@@ -1,0 +1,98 @@
+"""How ranks meet and agree: real processes over loopback."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.errors import StorageDenied
+from finetune_trainer.gang import Gang, join_gang, wait_until_resolvable
+from finetune_trainer.placement import Placement, free_port
+from finetune_trainer.rank_processes import rank_environment
+
+CONTEXT = multiprocessing.get_context("spawn")
+LIMIT = timedelta(seconds=60)
+
+
+def _rank_main(rank: int, port: int, folder: str, body: Callable[[Gang, Path], None]) -> None:
+    os.environ |= rank_environment(rank, Placement(0, 1, 2), port, threads=1)
+    body(join_gang(LIMIT), Path(folder))
+
+
+def start_two(body: Callable[[Gang, Path], None], folder: Path) -> list[Any]:
+    port = free_port()
+    ranks = [CONTEXT.Process(target=_rank_main, args=(rank, port, str(folder), body)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    return ranks
+
+
+def exit_codes(ranks: list[Any]) -> list[int | None]:
+    for process in ranks:
+        process.join(60)
+    return [process.exitcode for process in ranks]
+
+
+def _exchange(gang: Gang, folder: Path) -> None:
+    told = gang.hear_leader("start", f"from {gang.rank}")
+    gathered = gang.collect("random", bytes([gang.rank]) * 3)
+    said = ""
+    try:
+        gang.do_together("files", lambda: _fail() if gang.rank == 1 else None)
+    except StorageDenied as error:
+        said = f"{error.message} of rank {error.rank}"
+    (folder / str(gang.rank)).write_text(f"{told}|{gathered}|{said}|{gang.total(gang.rank + 1.0)[0]}")
+
+
+def _fail() -> None:
+    raise StorageDenied("denied")
+
+
+def test_ranks_hear_gather_agree_and_add_up(tmp_path: Path) -> None:
+    assert exit_codes(start_two(_exchange, tmp_path)) == [0, 0]
+    assert (tmp_path / "0").read_text() == r"from 0|[b'\x00\x00\x00', b'\x01\x01\x01']|denied of rank 1|3.0"
+    assert (tmp_path / "1").read_text() == "from 0|[]|denied of rank 1|3.0"
+
+
+def _wait_for_ever(gang: Gang, folder: Path) -> None:
+    (folder / f"ready-{gang.rank}").touch()
+    if gang.rank == 1:
+        time.sleep(600)
+    gang.agree("commit", None)
+
+
+def test_who_waits_for_an_agreement_hears_of_a_lost_rank_at_once(tmp_path: Path) -> None:
+    """Its limit is hours, because an upload may take long."""
+    ranks = start_two(_wait_for_ever, tmp_path)
+    deadline = time.monotonic() + 60
+    while not all((tmp_path / f"ready-{rank}").exists() for rank in range(2)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(ranks[1].pid, signal.SIGKILL)
+    assert exit_codes(ranks) == [1, -signal.SIGKILL]
+
+
+def test_a_name_that_dns_does_not_know_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, asked = socket.getaddrinfo, []
+
+    def known_at_the_third_time(host: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(host)
+        return resolve("nowhere.invalid" if len(asked) < 3 else "127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", known_at_the_third_time)
+    wait_until_resolvable("bot-train-1-0.bot-train-1", time.monotonic() + 30)
+    assert asked == ["bot-train-1-0.bot-train-1"] * 3
+
+
+def test_a_name_that_dns_never_knows_is_named() -> None:
+    with pytest.raises(TimeoutError, match=r"the name nowhere\.invalid of the first pod is not known to DNS"):
+        wait_until_resolvable("nowhere.invalid", time.monotonic())
