@@ -1,18 +1,18 @@
 """C-4 and C-5: a restart beside thousands of stored jobs, nearly all finished; and what the operator holds in memory.
 
-The naive operator comes last, on the same objects: it writes an annotation into each, which would be a change for ours.
+The naive operator runs while the jobs are stored, so it has handled each of them; then both are restarted in turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.bars import Bar, Figure, median_figure
-from benchmarks.operator.api import gather_limited, path_of
+from benchmarks.operator.api import MERGE_PATCH, gather_limited, path_of
 from benchmarks.operator.audit import Request, count_by_kind
 from benchmarks.operator.jobs import build_job, first_child, has_phase, list_names
 from benchmarks.operator.kubelet import PodLife, leading_pods
@@ -42,15 +42,17 @@ class _Restarts:
 
 
 async def measure_restart(open_world: OpenWorld, scale: Scale) -> Sequence[Bar]:
-    """Store the jobs, restart beside them, then let the naive operator do the same."""
+    """Store the jobs, then restart both operators beside them; neither finds anything to do."""
     finished = scale.stored_jobs - scale.unfinished_jobs
     async with open_world(fast_controllers=True) as world:
         empty_mib = [await _peak_without_jobs(world) for _ in range(scale.restarts)]
-        await _store_jobs(world, finished, scale.unfinished_jobs)
-        restarts = _Restarts()
-        for number in range(scale.restarts):
-            await _restart(world, f"{NEW}-{number}", restarts)
-        naive_first_mib, naive_mib = await _measure_naive(world, scale.restarts)
+        status = await _prepare_unfinished(world, scale.unfinished_jobs)
+        with world.without_controllers():
+            naive_first_mib = await _store_finished(world, finished, status)
+            restarts, naive_mib = _Restarts(), []
+            for number in range(scale.restarts):
+                await _restart(world, f"{NEW}-{number}", restarts)
+                naive_mib.append(await _peak_of_naive(world))
     return (
         _bar_of_restart(restarts, scale.stored_jobs, finished),
         _bar_of_memory(empty_mib, restarts.peaks_mib, naive_first_mib, naive_mib, scale.stored_jobs),
@@ -99,12 +101,12 @@ async def _peak_without_jobs(world: World) -> float:
 # --- what is stored ------------------------------------------------------------------------------------------------
 
 
-async def _store_jobs(world: World, finished: int, unfinished: int) -> None:
-    """Unfinished jobs whose pods run, and copies of a job that the operator itself has led to its end."""
+async def _prepare_unfinished(world: World, count: int) -> dict[str, Any]:
+    """Create jobs whose pods run; returns the status of another that the operator has led to its end."""
     async with world.operator(), watching(world.api, PLURAL, "pods") as watcher:
         status = await _lead_one(world, watcher)
         async with leading_pods(world.api, watcher, {Stage.PREPARE: PodLife(runs_seconds=None)}):
-            names = list(list_names(UNFINISHED, unfinished))
+            names = list(list_names(UNFINISHED, count))
             under_way = [
                 watcher.expect(PLURAL, world.namespace, name, has_phase("Preparing")) for name in names
             ]
@@ -114,8 +116,7 @@ async def _store_jobs(world: World, finished: int, unfinished: int) -> None:
             )
             await within(PATIENCE_SECONDS, "the start of the unfinished jobs", asyncio.gather(*under_way))
             await asyncio.sleep(SETTLE_SECONDS)
-    copies = (_store_finished(world, name, status) for name in list_names(FINISHED, finished))
-    await gather_limited(copies, REQUESTS_AT_ONCE)
+    return status
 
 
 async def _lead_one(world: World, watcher: Watcher) -> dict[str, Any]:
@@ -129,10 +130,22 @@ async def _lead_one(world: World, watcher: Watcher) -> dict[str, Any]:
     return status
 
 
-async def _store_finished(world: World, name: str, status: dict[str, Any]) -> None:
-    created = await world.api.create(PLURAL, build_job(world.namespace, name))
+async def _store_finished(world: World, count: int, status: dict[str, Any]) -> float:
+    """Store copies of a finished job while the naive operator makes its Jobs; returns its peak memory."""
+    names = list(list_names(FINISHED, count))
+    async with world.naive_operator() as (process, _), watching(world.api, "jobs") as watcher:
+        handled = [watcher.expect("jobs", world.namespace, name) for name in names]
+        await gather_limited((_store_one(world, name, status) for name in names), REQUESTS_AT_ONCE)
+        await within(PATIENCE_SECONDS, "a Job of the naive operator for each", asyncio.gather(*handled))
+        await asyncio.sleep(SETTLE_SECONDS)
+        return process.peak_memory_mib
+
+
+async def _store_one(world: World, name: str, status: dict[str, Any]) -> None:
+    await world.api.create(PLURAL, build_job(world.namespace, name))
+    # Not a replacement: the naive operator may have annotated the job meanwhile.
     await world.api.send(
-        "PUT", f"{path_of(PLURAL, world.namespace, name)}/status", {**created, "status": status}
+        "PATCH", f"{path_of(PLURAL, world.namespace, name)}/status", {"status": status}, MERGE_PATCH
     )
 
 
@@ -162,24 +175,8 @@ def _is_stray(request: Request, namespace: str) -> bool:
     return request.is_write and request.namespace == namespace and is_about_stored
 
 
-async def _measure_naive(world: World, restarts: int) -> tuple[float, list[float]]:
-    """Peak memory of the naive operator: when it handles every object for the first time, and after restarts."""
-    names = [job["metadata"]["name"] for job in await world.api.list_objects(PLURAL, world.namespace)]
-
-    async def all_handled() -> None:
-        async with watching(world.api, "jobs") as watcher:
-            await asyncio.gather(*(watcher.expect("jobs", world.namespace, name) for name in names))
-
-    first = await _peak_of_naive(world, all_handled)
-    return first, [await _peak_of_naive(world, _nothing) for _ in range(restarts)]
-
-
-async def _peak_of_naive(world: World, wait: Callable[[], Awaitable[None]]) -> float:
+async def _peak_of_naive(world: World) -> float:
+    """Peak memory of the naive operator where it has handled every job before."""
     async with world.naive_operator() as (process, _):
-        await within(PATIENCE_SECONDS, "a Job for each object", wait())
         await asyncio.sleep(2 * SETTLE_SECONDS)
         return process.peak_memory_mib
-
-
-async def _nothing() -> None:
-    return None

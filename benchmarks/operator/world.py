@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,8 @@ from devcluster.console import QUIET
 from finetune_api import API_VERSION, PLURAL
 
 SYSTEM_NAMESPACE = "finetune-system"
-COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager")
+CONTROLLERS = "kube-controller-manager"
+COMPONENTS = ("etcd", "kube-apiserver", CONTROLLERS)
 RIVAL = "naive-operator"
 NAIVE_OPERATOR = Path(__file__).with_name("naive_operator.py")
 # The Job controller of kube-controller-manager makes 20 requests a second by default; where its pods are only the
@@ -75,6 +76,16 @@ class World:
         records = {name: self.plane.processes.load(name) for name in COMPONENTS}
         used = {name: cpu_seconds(record.pid) for name, record in records.items() if record is not None}
         return {**used, "benchmark": time.process_time()}
+
+    @contextmanager
+    def without_controllers(self) -> Iterator[None]:
+        """Stop kube-controller-manager for a while, so that it does not work on what is only to be stored."""
+        controllers = next(each for each in self.plane.components() if each.name == CONTROLLERS)
+        self.plane.processes.stop(CONTROLLERS)
+        try:
+            yield
+        finally:
+            self.plane.processes.ensure_all_running([controllers], QUIET)
 
     def naive_operator(self) -> AbstractAsyncContextManager[tuple[Running, float]]:
         """Start the rival."""
@@ -133,7 +144,7 @@ def _start(plane: ControlPlane, fast_controllers: bool) -> None:
     plane.start()
     plane.processes.stop("kube-scheduler")
     if fast_controllers:
-        controllers = next(each for each in plane.components() if each.name == "kube-controller-manager")
+        controllers = next(each for each in plane.components() if each.name == CONTROLLERS)
         faster = replace(controllers, command=(*controllers.command, *FAST_CONTROLLERS))
         plane.processes.ensure_all_running([faster], QUIET)
 

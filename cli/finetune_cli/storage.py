@@ -17,6 +17,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSLError,
 )
 from urllib3.exceptions import HTTPError
 
@@ -111,6 +112,7 @@ class ModelStore:
         self, store: Store, credentials: Credentials, *, endpoint: str | None, connections: int
     ) -> None:
         self._origin = credentials.origin
+        self._ca_bundle = store.ca_bundle_ref
         self._endpoint = endpoint or store.endpoint
         self._client: Any = credentials.session.client(
             "s3",
@@ -152,11 +154,21 @@ class ModelStore:
             raise self._of_response(uri, error) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise StoreDenied(f"{self._origin} gives no access keys for {self.address}.") from error
+        except SSLError as error:
+            raise CommandError(self._untrusted_sentence()) from error
         except (BotoCoreError, HTTPError) as error:
             raise StoreInterrupted(
                 f"{self.address} does not answer ({error}). If the store has another URL outside the cluster, "
                 "give it with --endpoint."
             ) from error
+
+    def _untrusted_sentence(self) -> str:
+        bundle = self._ca_bundle
+        where = f", which ConfigMap '{bundle.name}' of the job has under {bundle.key}" if bundle else ""
+        return (
+            f"The certificate of {self.address} is not trusted here. Set AWS_CA_BUNDLE to a file with the certificates "
+            f"of its authority{where}."
+        )
 
     def _of_response(self, uri: str, error: ClientError) -> CommandError:
         code = str(error.response.get("Error", {}).get("Code", ""))

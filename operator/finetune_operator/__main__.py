@@ -21,6 +21,7 @@ from finetune_operator.handlers import WATCHED, build_registry
 from finetune_operator.health_server import Health, start_health_server
 from finetune_operator.intake import Intake
 from finetune_operator.job_resource import InstallationRules
+from finetune_operator.jwt_verifier import JwtVerifier, KeyFile
 from finetune_operator.kopf_settings import build_kopf_settings
 from finetune_operator.lease import Lease, LeaseTerms, steady_seconds
 from finetune_operator.liveness import Deliveries
@@ -32,7 +33,7 @@ from finetune_operator.progress_server import ProgressServer
 from finetune_operator.reactor import run_watches
 from finetune_operator.settings import Settings, SettingsError, load_settings
 from finetune_operator.times import utc_now
-from finetune_operator.token_reviews import TokenReviews
+from finetune_operator.token_reviews import Reviewer, TokenReviews
 from finetune_operator.work_queue import WorkQueue
 
 START_RETRY_SECONDS = 2.0
@@ -100,7 +101,8 @@ class Operator:
         self._queue = WorkQueue(self._build_controller().reconcile_key)
         self._lease.on_contact = self._queue.retry_failed
         self._intake = Intake(self._cache, self._queue.enqueue, utc_now)
-        self._server = ProgressServer(TokenReviews(cluster), self._cache, self._intake.report, utc_now)
+        reviews = TokenReviews(_build_reviewer(cluster, settings))
+        self._server = ProgressServer(reviews, self._cache, self._intake.report, utc_now)
         self._deliveries = Deliveries(steady_seconds)
         self.health = Health(self._find_ailment)
 
@@ -114,6 +116,9 @@ class Operator:
             ProgressBudget(),
             ProgressBudget(LOOK_UPS_PER_SECOND, LOOK_UPS_AT_ONCE),
         )
+
+    def _live_namespaces(self) -> set[str]:
+        return {key.namespace for key in self._cache.live_keys()}
 
     def _find_ailment(self) -> str | None:
         bound_seconds = self._settings.watch_silence.total_seconds()
@@ -138,7 +143,7 @@ class Operator:
             stack.push_async_callback(server.cleanup)
             await _when_possible("list FineTuneJobs", self._list_everything)
             tasks.create_task(self._queue.run(), name="work queue")
-            tasks.create_task(self._certificate.keep_current(), name="certificate")
+            tasks.create_task(self._certificate.keep_current(self._live_namespaces), name="certificate")
             tasks.create_task(self._resync(), name="resync")
             logger.info("watching %s", ", ".join(self._settings.watch_namespaces) or "all namespaces")
             self._deliveries.expect(WATCHED, self._settings.watch_namespaces)
@@ -157,6 +162,7 @@ class Operator:
 
     async def end(self, operating: asyncio.Task[None]) -> None:
         """Finish what runs, stop the rest, give the Lease back."""
+        logger.info("ending; what runs is finished first")
         self.health.not_ready = lambda: "stopping"
         if not operating.done():
             await self._queue.drain(DRAIN_SECONDS)
@@ -178,6 +184,15 @@ class Operator:
                 await self._list_everything()
             except ClusterError as error:
                 logger.warning("the slow resync was left out this time: %s", error)
+
+
+def _build_reviewer(cluster: Cluster, settings: Settings) -> Reviewer:
+    """What knows whose a token is: the API server, or the keys by which it signs."""
+    if settings.progress_auth == "TokenReview":
+        return cluster
+    if settings.progress_keys_path and settings.progress_issuer:
+        return JwtVerifier(KeyFile(settings.progress_keys_path, settings.progress_issuer))
+    return JwtVerifier(cluster)
 
 
 def _take_signals(stopping: asyncio.Event) -> None:

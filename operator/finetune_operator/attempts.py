@@ -11,7 +11,13 @@ from datetime import datetime
 from enum import StrEnum
 
 from finetune_api.names import Stage, child_name
-from finetune_api.status import MAX_ATTEMPTS_SHOWN, Attempt, AttemptOutcome, CheckpointStatus
+from finetune_api.status import (
+    MAX_ATTEMPTS_SHOWN,
+    Attempt,
+    AttemptOutcome,
+    CheckpointStatus,
+    FineTuneJobStatus,
+)
 from finetune_api.termination import TerminationMessage, parse_termination_message
 from finetune_operator.gang import Gang, observe_gang
 from finetune_operator.observation import JobFacts, JobState, Observed, PodFacts
@@ -93,6 +99,11 @@ def _open_attempt(job: JobFacts) -> Attempt:
         started=format_time(job.created),
         outcome=AttemptOutcome.RUNNING,
     )
+
+
+def replace_newest(base: FineTuneJobStatus, attempt: Attempt) -> FineTuneJobStatus:
+    """The history with the newest attempt as it is now."""
+    return base.model_copy(update={"attempts": [*base.attempts[:-1], attempt]})
 
 
 # --- stopping --------------------------------------------------------------------------------------------------

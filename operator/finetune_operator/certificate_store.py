@@ -54,7 +54,7 @@ class CertificateStore:
             f"Secret '{self._settings.certificate_secret}' changed {MAX_TRIES} times while it was written"
         )
 
-    async def keep_current(self, namespaces: Callable[[], Iterable[str]] = tuple) -> None:
+    async def keep_current(self, namespaces: Callable[[], Iterable[str]]) -> None:
         """Renew in time, and keep the authorities where jobs live, for ever.
 
         The namespaces are looked at first of all: an operator that was killed may have left them without the

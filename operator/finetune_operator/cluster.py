@@ -445,7 +445,8 @@ class Cluster:
 
     async def _headers(self, content_type: str) -> dict[str, str]:
         headers = {
-            "Accept": "application/json",
+            # As kubectl does: /openid/v1/jwks has a media type of its own.
+            "Accept": "application/json, */*",
             "Content-Type": content_type,
             "User-Agent": names.OPERATOR_NAME,
         }

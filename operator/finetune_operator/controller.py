@@ -30,7 +30,6 @@ from finetune_operator.cluster import (
     Refused,
     Unavailable,
 )
-from finetune_operator.course import earliest
 from finetune_operator.crash_points import reach
 from finetune_operator.events import JobEvent, decide_events
 from finetune_operator.job_resource import FineTuneJob, JobKey
@@ -52,7 +51,7 @@ from finetune_operator.pace import Pace
 from finetune_operator.plan import Plan
 from finetune_operator.reconciler import reconcile
 from finetune_operator.standing import Starting
-from finetune_operator.times import has_passed, seconds_until
+from finetune_operator.times import earliest, has_passed, seconds_until
 from finetune_operator.waiting import explain_refusal
 from finetune_operator.work_queue import RetryLater
 

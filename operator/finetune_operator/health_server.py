@@ -9,7 +9,9 @@ import logging
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from finetune_operator import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,13 @@ async def start_health_server(port: int, health: Health, update_gauges: Callable
     async def readyz(_: web.Request) -> web.Response:
         return _answer(health.not_ready())
 
-    async def metrics(_: web.Request) -> web.Response:
+    async def all_metrics(_: web.Request) -> web.Response:
         update_gauges()
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=await metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     application = web.Application()
     application.add_routes(
-        [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
+        [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", all_metrics)]
     )
     runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()

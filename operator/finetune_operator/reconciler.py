@@ -12,7 +12,6 @@ from datetime import datetime
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import course, removal
 from finetune_operator.attempts import LookUp
-from finetune_operator.course import Course
 from finetune_operator.job_resource import FineTuneJob
 from finetune_operator.observation import JobFacts, Observed
 from finetune_operator.pace import Pace
@@ -20,9 +19,9 @@ from finetune_operator.plan import Plan
 from finetune_operator.policies import cleanup, deadline
 from finetune_operator.policies.reopening import is_retry_asked, reopen
 from finetune_operator.progress import differs_in_progress_only, seconds_until_due
-from finetune_operator.standing import Failed, Restarting, Standing, Starting, Stopping
+from finetune_operator.standing import Course, Failed, Restarting, Standing, Starting, Stopping
 from finetune_operator.status import compute_status, is_finished, reject_spec, was_rejected
-from finetune_operator.times import parse_time, seconds_until
+from finetune_operator.times import earliest, parse_time, seconds_until
 
 # A refused creation (quota, permissions) is tried again, at first so soon; nothing tells when the cause is gone.
 FIRST_REFUSED_RETRY_SECONDS = 5.0
@@ -109,7 +108,7 @@ def _wake_seconds(job: FineTuneJob, found: Course, status: FineTuneJobStatus, no
         case Starting():
             return min(_refused_retry_seconds(status, now), deadline.earliest_wake(now, pending) or 3600.0)
         case _:
-            return course.earliest(found.wake_seconds, deadline.earliest_wake(now, pending))
+            return earliest(found.wake_seconds, deadline.earliest_wake(now, pending))
 
 
 def _refused_retry_seconds(status: FineTuneJobStatus, now: datetime) -> float:
@@ -125,5 +124,5 @@ def _hold_back_progress(job: FineTuneJob, plan: Plan, pace: Pace, now: datetime)
     wait_seconds = seconds_until_due(job.status, pace.progress_interval, now)
     if wait_seconds == 0:
         return replace(plan, is_progress_only=True)
-    wake = course.earliest(wait_seconds, plan.requeue_seconds)
+    wake = earliest(wait_seconds, plan.requeue_seconds)
     return replace(plan, status=job.status, requeue_seconds=wake)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from finetune_api.names import Stage
 from finetune_api.reasons import FailureClass, Reason
-from finetune_api.status import Attempt
+from finetune_api.status import Attempt, FineTuneJobStatus
 from finetune_operator.gang import Gang
 from finetune_operator.observation import Refusal
 from finetune_operator.waiting import Explanation
@@ -78,3 +78,12 @@ class Failed:
 
 
 Standing = Starting | Active | Stopping | Restarting | Suspended | Succeeded | Failed
+
+
+@dataclass(frozen=True)
+class Course:
+    """The job's history brought up to date, and where that leaves it."""
+
+    base: FineTuneJobStatus
+    standing: Standing
+    wake_seconds: float | None = None

@@ -41,3 +41,8 @@ def seconds_until(time: datetime, now: datetime) -> float:
 def has_passed(time: datetime, now: datetime, *, seconds: float = 0) -> bool:
     """Whether `seconds` have gone by since `time`."""
     return now >= time + timedelta(seconds=seconds)
+
+
+def earliest(*seconds: float | None) -> float | None:
+    """The smallest of these that is set."""
+    return min((each for each in seconds if each is not None), default=None)

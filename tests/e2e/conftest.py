@@ -7,33 +7,70 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from examples.quickstart.environment import Environment, start_dev_cluster
+from examples.quickstart.installation import NAMESPACE as OPERATOR_NAMESPACE
 from examples.quickstart.installation import ensure_restricted_namespace, install_operator
 from examples.quickstart.run import credentials_secret, ensure_bucket, s3_client
 from tests.builders.tiny_models import make_tokenizer, write_model
-from tests.e2e.jobs import Jobs
+from tests.e2e.bucket import Bucket
+from tests.e2e.evidence import Evidence, watching_processes
+from tests.e2e.jobs import LINKS, Jobs
+from tests.e2e.nodes import NODES
+from tests.e2e.side_by_side import Stage, stories_of
 
-BUCKET = "e2e"
+OpenJobs = Callable[[], AbstractContextManager[Jobs]]
+# The longest one starts first. These need the cluster for themselves, the last one the operator's end.
+FIRST = "test_quickstart.py"
+ALONE = ("test_operator_away.py", "test_node_lost.py", "test_security.py", "test_uninstall.py")
+# A first run builds images; pytest counts that as part of its first test.
+TIMEOUT_SECONDS = 1800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the modules of this folder."""
+    folder = Path(__file__).parent
+    own = [item for item in items if item.path.parent == folder]
+    for item in own:
+        item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+    ordered = iter(sorted(own, key=_place))
+    items[:] = [next(ordered) if item.path.parent == folder else item for item in items]
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.name
+    if name == FIRST:
+        return -1
+    return ALONE.index(name) + 1 if name in ALONE else 0
 
 
 @pytest.fixture(scope="session")
-def environment() -> Iterator[Environment]:
-    """The one-machine cluster with four stand-in GPUs and the operator in a restricted namespace.
+def evidence() -> Evidence:
+    """What is seen of logs, objects and processes during the run."""
+    return Evidence()
+
+
+@pytest.fixture(scope="session")
+def environment(evidence: Evidence) -> Iterator[Environment]:
+    """The one-machine cluster with two nodes and the operator in a restricted namespace.
 
     A cluster that was there before (`make cluster-up`) stays; one that was started here goes.
     """
     was_running = devcluster("status") == 0
-    environment = start_dev_cluster("--gpus", "4")
-    install_operator(environment, "progress.minIntervalSeconds=1")
-    os.environ["PATH"] = environment.variables["PATH"]
-    yield environment
+    environment = start_dev_cluster("--nodes", "2", "--gpus", "4")
+    offer_links(environment)
+    with watching_processes(evidence):
+        install_operator(environment, "progress.minIntervalSeconds=1")
+        if was_running:
+            restart_operator(environment)
+        os.environ["PATH"] = environment.variables["PATH"]
+        yield environment
     if not was_running:
         assert devcluster("down") == 0
 
@@ -43,23 +80,44 @@ def devcluster(command: str) -> int:
     return subprocess.run([sys.executable, "-m", "devcluster", command], stdout=subprocess.DEVNULL).returncode
 
 
-@pytest.fixture(scope="session")
-def s3(environment: Environment) -> Any:
-    """A plain boto3 client of the store, with the bucket in place."""
-    client = s3_client(environment.store)
-    ensure_bucket(client, BUCKET)
-    return client
+def offer_links(environment: Environment) -> None:
+    """Let each node offer one link of each kind, as it offers its stand-in GPUs."""
+    links = [
+        {"op": "add", "path": f"/status/{where}/{link.replace('/', '~1')}", "value": "1"}
+        for where in ("capacity", "allocatable")
+        for link in LINKS
+    ]
+    for node in NODES:
+        environment.run(
+            *("kubectl", "patch", "node", node.name, "--subresource=status", "--type=json"),
+            *("-p", json.dumps(links)),
+            quiet=True,
+        )
+
+
+def restart_operator(environment: Environment) -> None:
+    """Run the image that was just built, which has the name of the one before."""
+    deployment = "deployment/finetune-operator"
+    environment.run("kubectl", "-n", OPERATOR_NAMESPACE, "rollout", "restart", deployment, quiet=True)
+    environment.run("kubectl", "-n", OPERATOR_NAMESPACE, "rollout", "status", deployment, quiet=True)
 
 
 @pytest.fixture(scope="session")
-def tiny_base(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Qwen3 with its own tokenizer, also at s3://e2e/base."""
-    folder = write_model(tmp_path_factory.mktemp("base"), vocab_size=len(make_tokenizer()))
-    for file in folder.iterdir():
-        s3.upload_file(str(file), BUCKET, f"base/{file.name}")
-    rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in training_rows())
-    s3.put_object(Bucket=BUCKET, Key="data/train.jsonl", Body=rows.encode())
-    return folder
+def bucket(environment: Environment, tiny_base: Path) -> Bucket:
+    """The bucket with the tiny base model and the rows that all jobs learn."""
+    bucket = Bucket(s3_client(environment.store), "e2e")
+    ensure_bucket(bucket.client, bucket.name)
+    for file in tiny_base.iterdir():
+        bucket.put(f"base/{file.name}", file.read_bytes())
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in training_rows())
+    bucket.put("data/train.jsonl", lines.encode())
+    return bucket
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen3 with its own tokenizer."""
+    return write_model(tmp_path_factory.mktemp("base"), vocab_size=len(make_tokenizer()))
 
 
 def training_rows(count: int = 64) -> Iterator[dict[str, Any]]:
@@ -74,13 +132,37 @@ def training_rows(count: int = 64) -> Iterator[dict[str, Any]]:
         yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
+@pytest.fixture(scope="session")
+def open_jobs(environment: Environment, bucket: Bucket, evidence: Evidence) -> OpenJobs:
+    """Opens a restricted namespace with the credentials Secret; what it shows is kept, and told when a test fails."""
+
+    @contextmanager
+    def open_namespace() -> Iterator[Jobs]:
+        jobs = Jobs(environment, f"e2e-{uuid.uuid4().hex[:8]}", bucket)
+        ensure_restricted_namespace(environment, jobs.namespace)
+        jobs.create(credentials_secret(environment.store, jobs.manifest("any")))
+        try:
+            yield jobs
+            evidence.collect(environment, jobs.namespace)
+        except BaseException as error:
+            evidence.collect(environment, jobs.namespace)
+            error.add_note(evidence.show(environment, jobs.namespace))
+            raise
+        finally:
+            environment.run("kubectl", "delete", "namespace", jobs.namespace, "--wait=false", quiet=True)
+
+    return open_namespace
+
+
 @pytest.fixture
-def jobs(environment: Environment, tiny_base: Path) -> Iterator[Jobs]:
-    """A restricted namespace of the test's own, with the credentials Secret, and FineTuneJobs in it."""
-    namespace = f"e2e-{uuid.uuid4().hex[:8]}"
-    ensure_restricted_namespace(environment, namespace)
-    jobs = Jobs(environment, namespace, BUCKET)
-    secret = credentials_secret(environment.store, jobs.manifest("any"))
-    environment.run("kubectl", "apply", "-f", "-", stdin=yaml.safe_dump(secret), quiet=True)
-    yield jobs
-    environment.run("kubectl", "delete", "namespace", namespace, "--wait=false", quiet=True)
+def jobs(open_jobs: OpenJobs) -> Iterator[Jobs]:
+    """A namespace for one test that needs the cluster for itself."""
+    with open_jobs() as jobs:
+        yield jobs
+
+
+@pytest.fixture(scope="session")
+def stage(request: pytest.FixtureRequest, open_jobs: OpenJobs) -> Iterator[Stage]:
+    """Where the tests of this session that need not be alone run side by side."""
+    with Stage(stories_of(request.session.items), open_jobs) as stage:
+        yield stage

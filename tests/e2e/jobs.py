@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,22 +10,31 @@ import yaml
 
 from examples.quickstart.environment import Environment, QuickstartError
 from tests.builders.jobs import make_manifest
+from tests.e2e.bucket import Bucket
+from tests.e2e.deadlines import wait_until
+
+JsonObject = dict[str, Any]
+# Each node offers one of either: pods that need one stand on different nodes.
+LINKS = ("finetune.dev/fake-link-a", "finetune.dev/fake-link-b")
+NO_MERGE = {"output__merged": {"enabled": False}}
 
 
 class Jobs:
     """Creates jobs in its namespace and waits for what tests are about, with deadlines instead of sleeps."""
 
-    def __init__(self, environment: Environment, namespace: str, bucket: str) -> None:
+    def __init__(self, environment: Environment, namespace: str, bucket: Bucket) -> None:
         self.environment = environment
         self.namespace = namespace
         self.bucket = bucket
 
-    def manifest(self, name: str, **changes: Any) -> dict[str, Any]:
+    # --- what a user writes ------------------------------------------------------------------------------------
+
+    def manifest(self, name: str, **changes: Any) -> JsonObject:
         """A small CPU job on the tiny base model; `changes` as in tests.builders.jobs."""
         store = self.environment.store
-        defaults: dict[str, Any] = {
-            "model__source": f"s3://{self.bucket}/base",
-            "dataset__train": [{"source": f"s3://{self.bucket}/data/train.jsonl"}],
+        defaults: JsonObject = {
+            "model__source": self.bucket.uri("base"),
+            "dataset__train": [{"source": self.bucket.uri("data/train.jsonl")}],
             "dataset__preparation__maxLength": 256,
             "training__maxSteps": 12,
             "training__globalBatchSize": 8,
@@ -39,7 +47,7 @@ class Jobs:
             "resources__gpuResourceName": "finetune.dev/fake-gpu",
             "resources__prepare": {"cpu": "100m", "memory": "1Gi", "ephemeralStorage": "1Gi"},
             "resources__export": {"cpu": "200m", "memory": "3Gi", "ephemeralStorage": "1Gi"},
-            "output__uri": f"s3://{self.bucket}/models/{self.namespace}/{name}",
+            "output__uri": self.bucket.uri(f"models/{self.namespace}/{name}"),
             "output__store__endpoint": store.endpoint,
             "output__store__region": store.region,
         }
@@ -47,28 +55,55 @@ class Jobs:
 
     def apply(self, name: str, **changes: Any) -> None:
         """`kubectl apply` of the job."""
-        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(self.manifest(name, **changes)))
+        self.create(self.manifest(name, **changes))
+
+    def create(self, *objects: JsonObject) -> None:
+        """`kubectl apply` of any objects."""
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def patch(self, name: str, **fields: Any) -> None:
+        """`kubectl patch` of fields of the job's spec."""
+        self.kubectl("patch", "ftj", name, "--type=merge", "-p", json.dumps({"spec": fields}))
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """`kubectl -n NAMESPACE …`; raises with kubectl's words."""
         return self.environment.run("kubectl", "-n", self.namespace, *arguments, stdin=stdin, quiet=True)
 
-    def get(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
+    # --- what a user sees --------------------------------------------------------------------------------------
+
+    def get(self, kind: str, *arguments: str) -> list[JsonObject]:
         """The objects of a kind in the namespace."""
-        items: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, *arguments, "-o", "json"))["items"]
+        items: list[JsonObject] = json.loads(self.kubectl("get", kind, *arguments, "-o", "json"))["items"]
         return items
 
-    def status(self, name: str) -> dict[str, Any]:
+    def pods(self, name: str, stage: str = "train", attempt: int | None = None) -> list[JsonObject]:
+        """The pods of a stage, of all its attempts or of one, in the order of their ranks."""
+        number = "" if attempt is None else f",finetune.dev/attempt={attempt}"
+        found = self.get("pods", "-l", f"finetune.dev/job={name},finetune.dev/stage={stage}{number}")
+        return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
+
+    def read(self, name: str) -> JsonObject:
+        """The FineTuneJob."""
+        job: JsonObject = json.loads(self.kubectl("get", "ftj", name, "-o", "json"))
+        return job
+
+    def status(self, name: str) -> JsonObject:
         """The job's status, empty before the operator has seen it."""
-        job: dict[str, Any] = json.loads(self.kubectl("get", "ftj", name, "-o", "json"))
-        status: dict[str, Any] = job.get("status", {})
+        status: JsonObject = self.read(name).get("status", {})
         return status
 
-    def uid(self, name: str) -> str:
-        """The job's uid."""
-        return self.kubectl("get", "ftj", name, "-o", "jsonpath={.metadata.uid}")
+    def event_reasons(self, name: str) -> list[str]:
+        """Reasons of the events about the FineTuneJob."""
+        about = f"involvedObject.kind=FineTuneJob,involvedObject.name={name}"
+        return [str(event["reason"]) for event in self.get("events", "--field-selector", about)]
 
-    def wait_for(self, name: str, condition: str, timeout_seconds: int = 240) -> dict[str, Any]:
+    def metrics(self, status: JsonObject) -> list[JsonObject]:
+        """One line a step, as training left them in the store."""
+        return self.bucket.read_lines(f"{status['outputs']['runURI']}/metrics.jsonl")
+
+    # --- waiting -----------------------------------------------------------------------------------------------
+
+    def wait_for(self, name: str, condition: str, timeout_seconds: int = 300) -> JsonObject:
         """`kubectl wait` until the job has ended, then for the condition; the status, also in the error."""
         try:
             self.kubectl("wait", "--for=condition=Finished", f"--timeout={timeout_seconds}s", f"ftj/{name}")
@@ -80,14 +115,36 @@ class Jobs:
         return self.status(name)
 
     def wait_until(
-        self, name: str, what: str, holds: Callable[[dict[str, Any]], bool], timeout_seconds: float = 120
-    ) -> dict[str, Any]:
+        self, name: str, what: str, holds: Callable[[JsonObject], bool], timeout_seconds: float = 180
+    ) -> JsonObject:
         """Poll the status until `holds`; the error shows the last one."""
-        deadline = time.monotonic() + timeout_seconds
-        while not holds(status := self.status(name)):
-            if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"{name}: not {what} within {timeout_seconds} s: {json.dumps(status, indent=1)}"
-                )
-            time.sleep(0.25)
-        return status
+        return wait_until(lambda: self.status(name), holds, f"{name} is {what}", timeout_seconds)
+
+    def wait_for_checkpoint(self, name: str, step: int = 1, attempt: int = 1) -> JsonObject:
+        """Poll until this attempt runs and has a committed checkpoint of this step or a later one."""
+
+        def holds(status: JsonObject) -> bool:
+            newest = status.get("attempts", [{}])[-1]
+            is_there = status.get("checkpoint", {}).get("step", 0) >= step
+            return is_there and (newest["stage"], newest["number"]) == ("train", attempt)
+
+        return self.wait_until(name, f"past a checkpoint at step {step} in attempt {attempt}", holds)
+
+    def wait_for_gone(self, kind: str, name: str, timeout_seconds: float = 60) -> None:
+        """Poll until there is no such object any more."""
+        wait_until(
+            lambda: self.kubectl("get", kind, name, "--ignore-not-found", "-o", "yaml"),
+            lambda found: not found,
+            f"{kind}/{name} is gone",
+            timeout_seconds,
+        )
+
+
+def attempts_of(status: JsonObject, stage: str = "train") -> list[JsonObject]:
+    """The attempts of a stage."""
+    return [attempt for attempt in status.get("attempts", []) if attempt["stage"] == stage]
+
+
+def on_two_nodes(link: str) -> JsonObject:
+    """Changes to a job that put a rank on each of the two nodes: a node has one link of a kind, and a pod needs one."""
+    return {"parallelism__nodes": 2, "resources__extended": {link: 1}}

@@ -38,9 +38,17 @@ _ERRORS: dict[int, type[StageError]] = {
 
 
 def conclude(
-    ends: Sequence[RankEnd], results: Sequence[RankResult], *, told_to_go: bool, oom_killed: bool
+    ends: Sequence[RankEnd],
+    results: Sequence[RankResult],
+    *,
+    told_to_go: bool,
+    oom_killed: bool,
+    halvings: int = 0,
 ) -> TrainedFacts:
-    """Return what the ranks of this pod achieved. Raises the root cause: the most specific class, then the earliest."""
+    """Return what the ranks of this pod achieved. Raises the root cause: the most specific class, then the earliest.
+
+    `halvings`: how often the micro-batch was halved because earlier attempts ran out of memory.
+    """
     if all(end.code == 0 for end in ends):
         facts = [result.trained for result in results]
         assert facts and facts[0] is not None, "a rank that ends with 0 has left its result"
@@ -49,11 +57,7 @@ def conclude(
     if understood:
         raise _as_error(min(understood, key=lambda result: (result.exit_code, result.ended)))
     if oom_killed:
-        raise OutOfMemory(
-            "The kernel killed a training process because the pod's memory was used up. Raise spec.resources.memory "
-            "or lower spec.training.microBatchTokens.",
-            rank=_killed_rank(ends),
-        )
+        raise _killed_by_the_kernel(ends, halvings)
     if told_to_go:
         raise Preempted(
             "The pod was told to go and ended before it could save. The next attempt goes on from the newest "
@@ -65,6 +69,15 @@ def conclude(
 def _as_error(result: RankResult) -> StageError:
     rank = result.rank if result.failed_rank is None else result.failed_rank
     return _ERRORS[result.exit_code](result.message, step=result.step, rank=rank)
+
+
+def _killed_by_the_kernel(ends: Sequence[RankEnd], halvings: int) -> OutOfMemory:
+    tried = f", although its micro-batches were halved {halvings} time(s)" if halvings else ""
+    return OutOfMemory(
+        f"The kernel killed a training process because the pod's memory was used up{tried}. Raise "
+        "spec.resources.memory, or lower spec.training.microBatchTokens.",
+        rank=_killed_rank(ends),
+    )
 
 
 def _lost(ends: Sequence[RankEnd], results: Sequence[RankResult]) -> RankLost:

@@ -83,6 +83,7 @@ def train(job: JobFile, job_path: Path, relay: Relay, placement: Placement) -> T
         load_results(work, placement.ranks),
         told_to_go=relay.was_heard,
         oom_killed=oom_kills() > kills_before,
+        halvings=job.memory_backoff,
     )
 
 

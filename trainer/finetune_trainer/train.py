@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
 
-import torch
 from peft import PeftModel
 from transformers import TrainerCallback, set_seed
 
@@ -17,6 +13,7 @@ from finetune_api.progress import CheckpointReport, EffectiveReport
 from finetune_api.spec import Checkpoints
 from finetune_api.termination import TrainedFacts
 from finetune_trainer.adapters import add_adapter, restore_adapter, save_adapter
+from finetune_trainer.attempt import Attempt, join_attempt
 from finetune_trainer.callbacks.checkpointing import (
     CheckpointCallback,
     CheckpointSink,
@@ -29,65 +26,34 @@ from finetune_trainer.callbacks.metrics import MetricsCallback
 from finetune_trainer.callbacks.preemption import PreemptionCallback
 from finetune_trainer.callbacks.progress import ProgressCallback
 from finetune_trainer.checkpoint_schedule import CheckpointSchedule
-from finetune_trainer.checkpoints import download_checkpoint
 from finetune_trainer.data.batches import DataOrder
 from finetune_trainer.data.prepared import ROWS_FILE_NAME, PreparedRows
 from finetune_trainer.data.step_batches import StepBatches
-from finetune_trainer.earlier_run import layout_of_run
 from finetune_trainer.errors import Preempted
-from finetune_trainer.gang import Gang, join_gang, leave_gang
-from finetune_trainer.heartbeat import Heart, Phase
-from finetune_trainer.logs import quiet_libraries
+from finetune_trainer.gang import leave_gang
+from finetune_trainer.heartbeat import Phase
 from finetune_trainer.memory_errors import naming_micro_batch
-from finetune_trainer.micro_batch_bound import MicroBatchBound, decide_micro_batch_bound
-from finetune_trainer.model import ComputePrecision, decide_precision, load_base_model
+from finetune_trainer.model import load_base_model
 from finetune_trainer.progress_reporter import ProgressEndpoint, ProgressReporter
-from finetune_trainer.run_file import RunFile
-from finetune_trainer.snapshot import TrainerSnapshot, load_snapshot
-from finetune_trainer.starting_point import checkpoint_report
 from finetune_trainer.stop_request import StopRequest
-from finetune_trainer.storage import ObjectStore
 from finetune_trainer.trained import commit_trained
 from finetune_trainer.training import FineTuneTrainer, StepMeter, training_arguments
-from finetune_trainer.work_directory import StartingPoint, WorkDirectory
+from finetune_trainer.work_directory import WorkDirectory
 
 logger = logging.getLogger(__name__)
 
-# The operator gives up a gang whose pods do not all run in time; here is added what their ranks need to load torch.
-_LOADING_MARGIN = timedelta(minutes=5)
 # How far ahead the effective gradient accumulation is looked up for the report.
 _STEPS_LOOKED_AT = 100
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What the steps of `train` share."""
-
-    job: JobFile
-    work: WorkDirectory
-    run_file: RunFile
-    start: StartingPoint
-    snapshot: TrainerSnapshot | None
-    gang: Gang
-    precision: ComputePrecision
-    store: ObjectStore
-    heart: Heart
-
-    @property
-    def resumed_from(self) -> CheckpointReport | None:
-        """The checkpoint that this attempt goes on from."""
-        return checkpoint_report(self.job, self.start.checkpoint) if self.start.checkpoint else None
 
 
 def train(job: JobFile, work: WorkDirectory, stop: StopRequest) -> TrainedFacts:
     """Train from the launcher's checkpoint to the end of the run, and commit the adapter. Raises StageErrors."""
     attempt = join_attempt(job, work)
     model = load_model(attempt)
-    bound = decide_micro_batch_bound(job.spec.training, attempt.gang.device.type, job.memory_backoff)
-    batches = plan_batches(attempt, bound)
+    batches = plan_batches(attempt)
     meter, checkpoints = StepMeter(), NewestCheckpoint(attempt.resumed_from)
     if len(batches) > 0:
-        run_steps(attempt, model, batches, bound, meter, checkpoints, stop)
+        run_steps(attempt, model, batches, meter, checkpoints, stop)
     facts = commit_result(attempt, model, meter, checkpoints)
     leave_gang(attempt.gang)
     return facts
@@ -105,43 +71,6 @@ class NewestCheckpoint:
         self.report = report
         for listener in self.listeners:
             listener(report)
-
-
-def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
-    """Meet the other ranks, read what the launcher settled, and learn from rank 0 where to start."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    quiet_libraries()
-    gang_start = timedelta(seconds=job.spec.failure_policy.gang_start_timeout_seconds)
-    gang = join_gang(gang_start + _LOADING_MARGIN)
-    heart = Heart(work.heartbeat(gang.rank))
-    hand_over = work.wait_for_hand_over()
-    heart.enter(Phase.LOADING)
-    store = ObjectStore.open(job.spec.output.store)
-    told = gang.hear_leader("start", hand_over.start.model_dump_json() if hand_over.start else None)
-    start = StartingPoint.model_validate_json(told)
-    gang.do_together("start/files", lambda: bring_checkpoint(job, work, store, gang, start))
-    return Attempt(
-        job=job,
-        work=work,
-        run_file=hand_over.run_file,
-        start=start,
-        snapshot=load_snapshot(work.resume) if start.checkpoint else None,
-        gang=gang,
-        precision=decide_precision(job.spec.training.precision, gang.device.type),
-        store=store,
-        heart=heart,
-    )
-
-
-def bring_checkpoint(
-    job: JobFile, work: WorkDirectory, store: ObjectStore, gang: Gang, start: StartingPoint
-) -> None:
-    """Download the gang's checkpoint once a pod; in the first one the launcher has done it."""
-    if start.checkpoint is None or gang.local_rank != 0 or gang.is_leader:
-        return
-    layout = layout_of_run(job.layout, start.checkpoint.run)
-    logger.info("fetching the checkpoint of step %d, which rank 0 goes on from", start.checkpoint.step)
-    download_checkpoint(store, layout, start.checkpoint, work.resume)
 
 
 def load_model(attempt: Attempt) -> PeftModel:
@@ -166,9 +95,9 @@ def load_model(attempt: Attempt) -> PeftModel:
     return model
 
 
-def plan_batches(attempt: Attempt, bound: MicroBatchBound) -> StepBatches:
+def plan_batches(attempt: Attempt) -> StepBatches:
     """Lay out what is left of the run."""
-    training, gang = attempt.job.spec.training, attempt.gang
+    training, gang, bound = attempt.job.spec.training, attempt.gang, attempt.micro_batch_bound
     rows = PreparedRows(attempt.work.data / ROWS_FILE_NAME)
     if bound.halvings:
         logger.info("%s, because earlier attempts ran out of memory", bound.describe())
@@ -187,7 +116,6 @@ def run_steps(
     attempt: Attempt,
     model: PeftModel,
     batches: StepBatches,
-    bound: MicroBatchBound,
     meter: StepMeter,
     checkpoints: NewestCheckpoint,
     stop: StopRequest,
@@ -215,7 +143,9 @@ def run_steps(
     try:
         ensure_not_stopped(attempt, stop)
         longest_row_tokens = attempt.run_file.dataset.longest_row_tokens
-        with naming_micro_batch(bound, longest_row_tokens, lambda: int(trainer.state.global_step)):
+        with naming_micro_batch(
+            attempt.micro_batch_bound, longest_row_tokens, lambda: int(trainer.state.global_step)
+        ):
             trainer.train()
     finally:
         reporter.close()

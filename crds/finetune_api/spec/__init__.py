@@ -2,7 +2,8 @@
 
 from finetune_api.spec.adapters import IA3, AdaLoRA, LoRA, LoRAVariant, PrefixTuning, PromptInit, PromptTuning
 from finetune_api.spec.checkpoints import Checkpoints
-from finetune_api.spec.dataset import ColumnMapping, DataFormat, Dataset, DataSource, LossOn, Validation
+from finetune_api.spec.data_source import ColumnMapping, DataFormat, DataSource
+from finetune_api.spec.dataset import Dataset, LossOn, Validation
 from finetune_api.spec.environment import EnvironmentVariable
 from finetune_api.spec.evaluation import Evaluation, Generation, Maximum, Metric, Minimum
 from finetune_api.spec.failure_policy import FailurePolicy, OnOutOfMemory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 from devcluster import ControlPlane
@@ -35,12 +36,13 @@ class Account:
 
 @dataclass(frozen=True)
 class Use:
-    """A request that was made with a right, and whether it was allowed."""
+    """A request that was made with a right, when (seconds since 1970), and whether it was allowed."""
 
     right: Right
     namespace: str
     name: str
     allowed: bool
+    time: float
 
 
 def read_granted(cluster: ControlPlane, account: Account) -> set[Right]:
@@ -67,8 +69,9 @@ def _uses(entry: dict[str, Any]) -> Iterator[Use]:
     # An apply that creates is asked for the right to create as well, which the log does not show by itself.
     if entry["verb"] == "patch" and entry["responseStatus"]["code"] == 201:
         verbs.append("create")
+    time = datetime.fromisoformat(entry["requestReceivedTimestamp"]).timestamp()
     for verb in verbs:
-        yield Use(Right(resource, verb), target.get("namespace", ""), target.get("name", ""), allowed)
+        yield Use(Right(resource, verb), target.get("namespace", ""), target.get("name", ""), allowed, time)
 
 
 def _rules(cluster: ControlPlane, account: Account) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,12 @@ from tests.integration.chart.hook import (
     read,
     wait_until,
 )
+from tests.integration.chart.rights import Account, Right, read_granted, read_used
 from tests.integration.operator.api_client import Api
 from tests.integration.operator.chart import Installation
+from tests.integration.operator.kubelet import TRAINED, Kubelet, job_is_there
 from tests.integration.operator.process import OperatorProcess
+from tests.integration.operator.steps import apply_job, reach_training
 
 CERTIFICATE, LEASE = f"secrets/{RELEASE}-certificate", f"leases/{RELEASE}"
 IN_NAMESPACE = ("--namespace", NAMESPACE)
@@ -122,6 +126,53 @@ def test_an_upgrade_touches_no_job_and_no_child(helm: Helm, release: ControlPlan
     assert versions() == before
 
 
+def _start_operator(release: ControlPlane, folder: Path) -> OperatorProcess:
+    """The operator as the release's Deployment would run it."""
+    container = read(release, *IN_NAMESPACE, f"deployments/{RELEASE}")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+    installation = Installation(
+        log_in(release, RELEASE, folder / "operator.kubeconfig"),
+        environment_of(container, "operator"),
+        Api(release, NAMESPACE),
+    )
+    operator = OperatorProcess(installation, folder / "operator.log")
+    operator.start()
+    return operator
+
+
+def test_an_upgraded_operator_goes_on_with_a_running_job(
+    helm: Helm, release: ControlPlane, tmp_path: Path
+) -> None:
+    api = Api(release, "default")
+    kubelet = Kubelet(api)
+    operator = _start_operator(release, tmp_path)
+    apply_job(api, "upgraded")
+    reach_training(api, kubelet, "upgraded")
+    targets = ("finetunejobs/upgraded", "jobs/upgraded-train-1", "configmaps/upgraded-train-1")
+    wait_until(
+        lambda: read(release, targets[1])["status"].get("ready"), "count of ready pods by the Job controller"
+    )
+    before = {each: read(release, each) for each in targets}
+
+    assert operator.stop() == 0
+    _upgrade(helm, release, "--set", "trainer.image.tag=9.9.9", "--set", "image.tag=9.9.9")
+    operator = _start_operator(release, tmp_path)
+    apply_job(api, "new")
+    job_is_there(api, "new-prepare-1")
+    after = {each: read(release, each) for each in targets}
+    kubelet.succeed("upgraded-train-1", TRAINED)
+    export = kubelet.pod_of("upgraded-export-1")["spec"]["containers"][0]
+    assert operator.stop() == 0
+
+    # Nothing was written, so nothing was restarted; and what follows runs with the image the run began with.
+    assert after == before
+    assert (
+        export["image"]
+        == before["jobs/upgraded-train-1"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    )
+
+
 # --- uninstall -----------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +213,21 @@ def test_uninstalling_leaves_nothing_but_the_crd(helm: Helm, release: ControlPla
     _ensure_installed(helm, release)
 
 
+def test_the_hook_is_granted_what_it_uses(helm: Helm, release: ControlPlane, tmp_path: Path) -> None:
+    _apply_job(release, "finalized", FINALIZERS)
+    account, granted = Account(NAMESPACE, HOOK), set[Right]()
+    uninstallation = Uninstallation(helm, release, tmp_path)
+    # Helm removes the roles when the hook has ended.
+    uninstallation.on_end = lambda: granted.update(read_granted(release, account))
+    began = time.time()
+    uninstallation.run_hook()
+    assert uninstallation.wait()[0] == 0
+    uses = [use for use in read_used(release, account) if use.time >= began]
+    assert [use for use in uses if not use.allowed] == []
+    assert {use.right for use in uses} == granted
+    _patch(release, "finetunejobs/finalized", {"metadata": {"finalizers": None}})
+
+
 def test_the_hook_holds_the_lease_for_longer_than_the_uninstallation(
     helm: Helm, release: ControlPlane, tmp_path: Path
 ) -> None:
@@ -183,16 +249,7 @@ def test_the_hook_holds_the_lease_for_longer_than_the_uninstallation(
 def test_an_operator_that_runs_does_not_put_the_finalizer_back(
     helm: Helm, release: ControlPlane, tmp_path: Path
 ) -> None:
-    container = read(release, *IN_NAMESPACE, f"deployments/{RELEASE}")["spec"]["template"]["spec"][
-        "containers"
-    ][0]
-    installation = Installation(
-        log_in(release, RELEASE, tmp_path / "operator.kubeconfig"),
-        environment_of(container, "operator"),
-        Api(release, NAMESPACE),
-    )
-    operator = OperatorProcess(installation, tmp_path / "operator.log")
-    operator.start()
+    operator = _start_operator(release, tmp_path)
     _apply_job(release, "guarded", deletionPolicy="Delete")
     wait_until(lambda: _finalizers(release, "guarded") == [names.FINALIZER], "finalizer")
 

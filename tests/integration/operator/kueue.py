@@ -151,12 +151,7 @@ class Kueue:
     ) -> None:
         """Take the quota back: suspend the Job and put its template back."""
         self._set_conditions(job_name, _condition("Evicted", "True", "Preempted", message))
-        self._patch_job(
-            job_name, {"metadata": {"annotations": {STOPPING: "true"}}, "spec": {"suspend": True}}
-        )
-        if self._job(job_name)["status"].get("startTime") is not None:
-            path = f"{self._api.path(BATCH, 'jobs', job_name)}/status"
-            self._api.send("PATCH", path, {"status": {"startTime": None}}, MERGE)
+        self._stop(job_name)
         self._restore(job_name)
         wait_until(lambda: not self._job(job_name)["status"].get("active"))
         self._set_conditions(
@@ -169,11 +164,19 @@ class Kueue:
 
     def suspend(self, job_name: str) -> None:
         """Suspend a Job that was not made suspended, as on clusters that queue every Job."""
-        self._patch_job(job_name, {"spec": {"suspend": True}})
+        self._stop(job_name)
+        self._patch_job(job_name, {"metadata": {"annotations": {STOPPING: None}}})
 
     def workload(self, job_name: str) -> JsonObject | None:
         """The Workload of a Job."""
         return self._api.read(self._workloads, "workloads", _workload_name(job_name))
+
+    def _stop(self, job_name: str) -> None:
+        stopping = {"metadata": {"annotations": {STOPPING: "true"}}, "spec": {"suspend": True}}
+        self._patch_job(job_name, stopping)
+        if self._job(job_name)["status"].get("startTime") is not None:
+            path = f"{self._api.path(BATCH, 'jobs', job_name)}/status"
+            self._api.send("PATCH", path, {"status": {"startTime": None}}, MERGE)
 
     def _restore(self, job_name: str) -> None:
         workload, job = self.workload(job_name), self._job(job_name)

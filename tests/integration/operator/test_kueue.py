@@ -286,7 +286,7 @@ def test_a_queued_job_may_be_given_another_queue(api: Api, kubelet: Kubelet, kue
     api.patch_spec("bot", queueName="team-b")
 
     assert job_is_there(api, "bot-train-2")["metadata"]["labels"][QUEUE_LABEL] == "team-b"
-    assert attempts(api)[1] == ("train", 1, "Stopped", "SpecChanged")
+    wait_until(lambda: attempts(api)[1] == ("train", 1, "Stopped", "SpecChanged"))
 
 
 def test_any_child_that_somebody_suspends_is_shown_as_queued_and_left_alone(

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from devcluster import S3Server
-from finetune_api.spec import Addressing, Checksums, SecretRef, Store
+from finetune_api.spec import Addressing, CABundleRef, Checksums, SecretRef, Store
 from finetune_trainer.errors import ObjectMissing, StorageDenied, StorageUnavailable, UserError
 from finetune_trainer.storage import ObjectStore
+from tests.builders.self_signed import https_server
 from tests.integration.trainer.conftest import SECRET_NAME, mount_secret
 
 MIB = 1024 * 1024
@@ -227,6 +228,22 @@ def test_a_secret_that_is_not_mounted_is_named(s3_server: S3Server, config_direc
     settings = Store(endpoint=s3_server.endpoint, credentials_secret_ref=SecretRef(name="absent"))
     with pytest.raises(UserError, match=r"Secret 'absent' is not mounted.*Create it"):
         ObjectStore.open(settings)
+
+
+def test_a_store_with_an_authority_of_its_own_is_trusted_by_the_jobs_bundle(
+    s3_secret: str, config_directory: Path
+) -> None:
+    mounted = config_directory / "ca-bundles" / "own-authority"
+    mounted.mkdir(parents=True)
+    with https_server(mounted, b"hello") as endpoint:
+        settings = Store(endpoint=endpoint, credentials_secret_ref=SecretRef(name=s3_secret))
+        with pytest.raises(UserError, match=r"is not trusted.*name it in store\.caBundleRef"):
+            ObjectStore.open(settings, max_attempts=1).read_bytes("s3://models/key")
+        trusting = settings.model_copy(update={"ca_bundle_ref": CABundleRef(name="own-authority")})
+        assert ObjectStore.open(trusting).read_bytes("s3://models/key") == b"hello"
+        other_key = CABundleRef(name="own-authority", key="bundle.pem")
+        with pytest.raises(UserError, match=r"ConfigMap 'own-authority' with key bundle\.pem is not mounted"):
+            ObjectStore.open(settings.model_copy(update={"ca_bundle_ref": other_key}))
 
 
 def _digest(path: Path) -> str:

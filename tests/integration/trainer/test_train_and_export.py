@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,34 @@ def test_half_the_micro_batch_changes_nothing_but_memory(
     run.run(Stage.PREPARE)
     losses = [line["loss"] for line in train_here(run, tmp_path, monkeypatch)]
     assert losses == pytest.approx([line["loss"] for line in finished_by_two.metrics()], rel=1e-5)
+
+
+def test_running_out_of_memory_says_which_micro_batch_was_tried(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from finetune_trainer.errors import OutOfMemory
+    from finetune_trainer.training import FineTuneTrainer
+
+    summed_loss, calls = FineTuneTrainer._summed_loss, []
+
+    def run_out(self: FineTuneTrainer, *arguments: Any) -> torch.Tensor:
+        calls.append(arguments)
+        if self.state.global_step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return summed_loss(self, *arguments)
+
+    monkeypatch.setattr(FineTuneTrainer, "_summed_loss", run_out)
+    settings = {**SETTINGS, "training__microBatchTokens": 1024}
+    run = TrainingRun(server, tmp_path, "bbbbbbbb-0000", settings, memory_backoff=1)
+    run.run(Stage.PREPARE)
+    with pytest.raises(
+        OutOfMemory, match=r"micro-batches of up to 512 tokens \(1024 halved once\)"
+    ) as caught:
+        train_here(run, tmp_path, monkeypatch)
+    assert caught.value.step == 2
+    assert calls
 
 
 def test_a_run_that_goes_on_from_an_earlier_one_ends_bit_for_bit_as_one_that_was_not_interrupted(

@@ -43,6 +43,21 @@ def test_a_minimal_job_gets_the_documented_defaults() -> None:
         pytest.param({"method__type": "lora"}, "method.type", id="a method in lower case"),
         pytest.param({"method__lora__rank": 0}, "method.lora.rank", id="rank zero"),
         pytest.param({"model__source": "https://x/y"}, "model.source", id="a model that is not in a store"),
+        pytest.param({"output": ...}, "output", id="no output, which the operator fills in before"),
+        pytest.param(
+            {"training__microBatchTokens": "auto"}, "training.microBatchTokens", id="Auto in lower case"
+        ),
+        pytest.param(
+            {"training__microBatchTokens": 4}, "training.microBatchTokens", id="too small a micro-batch"
+        ),
+        pytest.param(
+            {"env": [{"name": "LD_PRELOAD", "value": "x"}]}, "env.0.name", id="a variable that is not allowed"
+        ),
+        pytest.param(
+            {"env": [{"name": "NCCL_NET_PLUGIN", "value": "x"}]},
+            "env.0.name",
+            id="a variable by which a library loads code",
+        ),
         pytest.param({"dataset__train": []}, "dataset.train", id="no training source"),
         pytest.param({"trainning__epochs": 3}, "trainning", id="a misspelt block"),
         pytest.param({"resources__memory": "16 GB"}, "resources.memory", id="a quantity with a space"),
@@ -68,3 +83,78 @@ def test_a_spec_survives_the_way_through_the_job_file() -> None:
     )
 
     assert FineTuneJobSpec.model_validate_json(spec.model_dump_json(exclude_none=True)) == spec
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="left out"),
+        pytest.param(
+            {"training__microBatchTokens": "Auto", "checkpoints__gracePeriodSeconds": "Auto"},
+            id="written as Auto",
+        ),
+    ],
+)
+def test_auto_is_none_in_memory_and_never_written(changes: dict[str, Any]) -> None:
+    """A trainer image that does not know the word never reads it."""
+    spec = parse(**changes)
+
+    assert (spec.training.micro_batch_tokens, spec.checkpoints.grace_period_seconds) == (None, None)
+    assert "Auto" not in spec.model_dump_json(exclude_defaults=True)
+
+
+def test_a_job_that_uses_nothing_new_is_written_as_it_always_was() -> None:
+    """A trainer image of an earlier version parses what a newer operator writes."""
+    manifest = make_manifest()
+
+    written = parse().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+    assert written == manifest["spec"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NCCL_DEBUG",
+        "NCCL_SOCKET_IFNAME",
+        "GLOO_SOCKET_IFNAME",
+        "UCX_TLS",
+        "FI_PROVIDER",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+        "TORCH_DISTRIBUTED_DEBUG",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "OMP_NUM_THREADS",
+        "HF_ENDPOINT",
+        "https_proxy",
+        "TZ",
+    ],
+)
+def test_variables_that_tune_libraries_are_allowed(name: str) -> None:
+    assert parse(env=[{"name": name, "value": "x"}]).env is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LD_LIBRARY_PATH",
+        "PYTHONSTARTUP",
+        "AWS_ACCESS_KEY_ID",
+        "FINETUNE_PROGRESS_URL",
+        "HF_TOKEN",
+        "NCCL_TUNER_PLUGIN",
+        "NCCL_ENV_PLUGIN",
+        "NCCL_TOPO_FILE",
+        "NCCL_TOPO_DUMP_FILE",
+        "NCCL_CONF_FILE",
+        "NCCL_INSPECTOR_DUMP_DIR",
+        "UCX_MODULE_DIR",
+        "UCX_LOG_FILE",
+        "UCX_STATS_DEST",
+        "FI_PROVIDER_PATH",
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE",
+        "NCCL_DEBUG ",
+    ],
+)
+def test_variables_that_load_code_open_files_or_carry_secrets_are_not(name: str) -> None:
+    with pytest.raises(ValidationError):
+        parse(env=[{"name": name, "value": "x"}])

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.spec import Addressing, SecretRef, Store
+from finetune_api.spec import Addressing, CABundleRef, SecretRef, Store
 from finetune_cli.errors import CommandError
 from finetune_cli.storage import Credentials, ModelStore, find_credentials
+from tests.builders.self_signed import CERTIFICATE_NAME, https_server
 
 SECRET = {"AWS_ACCESS_KEY_ID": "from-secret", "AWS_SECRET_ACCESS_KEY": "s"}
 STORE = Store(endpoint="http://127.0.0.1:9", credentials_secret_ref=SecretRef(name="s3-credentials"))
@@ -72,6 +73,23 @@ def test_a_secret_without_the_keys_is_named() -> None:
         CommandError, match="Secret 's3-credentials' in namespace 'ml' has no AWS_SECRET_ACCESS_KEY"
     ):
         find(secret={"AWS_ACCESS_KEY_ID": "a"})
+
+
+def test_an_authority_that_is_unknown_here_can_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with https_server(tmp_path, b"hello") as endpoint:
+        bundle = CABundleRef(name="own-authority")
+        store = STORE.model_copy(update={"endpoint": endpoint, "ca_bundle_ref": bundle})
+        (credentials,) = find(store)
+        with pytest.raises(
+            CommandError, match=r"Set AWS_CA_BUNDLE .* ConfigMap 'own-authority' of the job has"
+        ):
+            ModelStore(store, credentials, endpoint=None, connections=1).read_bytes("s3://models/key")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / CERTIFICATE_NAME))
+        (again,) = find(store)
+        opened = ModelStore(store, again, endpoint=None, connections=1)
+        assert opened.read_bytes("s3://models/key") == b"hello"
 
 
 @pytest.mark.parametrize(

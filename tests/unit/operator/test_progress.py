@@ -63,3 +63,42 @@ def test_no_steps_in_all_means_no_percentage() -> None:
 
     assert progress is not None
     assert progress.percent is None
+
+
+def kubeflow_metrics(**figures: str) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in figures.items()]
+
+
+def test_the_figures_of_transformers_kubeflow_callback_are_shown() -> None:
+    figures = {
+        "current_step": "40",
+        "total_steps": "90",
+        "current_epoch": "1.5",
+        "loss": "0.5",
+        "eval_loss": "0.75",
+    }
+
+    progress = fold_report(FineTuneJobStatus(), plain_report(metrics=kubeflow_metrics(**figures))).progress
+
+    assert progress is not None
+    assert (progress.step, progress.total_steps, progress.epoch) == (40, 90, 1.5)
+    assert (progress.loss, progress.eval_loss) == (0.5, 0.75)
+
+
+def test_what_a_report_leaves_out_stays_as_it_was() -> None:
+    known = FineTuneJobStatus(progress=Progress(step=40, total_steps=90, loss=0.5))
+
+    progress = fold_report(known, plain_report(metrics=kubeflow_metrics(train_loss="0.6"))).progress
+
+    assert progress is not None
+    assert (progress.step, progress.total_steps, progress.loss) == (40, 90, 0.5)
+
+
+@pytest.mark.parametrize("value", ["1e300", "-1", "2.5", "nan", "9007199254740992"])
+def test_a_step_that_status_could_not_hold_is_left_out(value: str) -> None:
+    known = FineTuneJobStatus(progress=Progress(step=40, total_steps=90))
+
+    progress = fold_report(known, plain_report(metrics=kubeflow_metrics(current_step=value))).progress
+
+    assert progress is not None
+    assert progress.step == 40

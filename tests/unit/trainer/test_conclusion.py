@@ -77,6 +77,12 @@ def test_kernels_memory_kill_says_what_to_raise() -> None:
         conclude(make_ends(-signal.SIGKILL), [], told_to_go=False, oom_killed=True)
 
 
+def test_kernels_memory_kill_says_what_was_tried() -> None:
+    with pytest.raises(OutOfMemory, match=r"halved 2 time\(s\)") as caught:
+        conclude(make_ends(-signal.SIGKILL), [], told_to_go=False, oom_killed=True, halvings=2)
+    assert caught.value.rank == 0
+
+
 def test_rank_that_dies_of_sigterm_while_it_loads_is_preempted() -> None:
     with pytest.raises(Preempted, match="before it could save"):
         conclude(make_ends(-signal.SIGTERM), [], told_to_go=True, oom_killed=False)

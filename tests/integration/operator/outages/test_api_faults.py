@@ -14,9 +14,10 @@ import pytest
 
 from devcluster import ControlPlane
 from finetune_api import PLURAL
-from tests.integration.operator.api_client import BATCH, FINETUNE, Api, wait_until
+from tests.integration.operator.api_client import BATCH, COORDINATION, FINETUNE, Api, wait_until
 from tests.integration.operator.kubelet import PREPARED, Kubelet, job_is_there
 from tests.integration.operator.outages.replica import Replica
+from tests.integration.operator.process import LEASE
 from tests.integration.operator.steps import (
     apply_job,
     attempts,
@@ -151,7 +152,7 @@ def test_what_a_user_writes_meanwhile_is_not_overwritten(
     assert api.job("bot")["spec"]["suspend"] is True
 
 
-@pytest.mark.parametrize("status", [403, 429, 500, 503])
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
 def test_watches_and_their_listings_come_back_after_errors(status: int, replica: Replica, api: Api) -> None:
     kopfs_own = requests("GET", "/(finetunejobs|jobs|pods)$")
     replica.proxy.answer(status, to=watches(), times=4)
@@ -165,6 +166,26 @@ def test_watches_and_their_listings_come_back_after_errors(status: int, replica:
     job_is_there(api, "bot-prepare-1")
     wait_until(lambda: fault.happened or replica.proxy.expire_open_watches(to=watches()) == 0)
     assert not replica.has_ended()
+
+
+def test_a_watch_that_cannot_come_back_ends_the_process_in_good_order(replica: Replica) -> None:
+    """As when the CRD is removed: the next process waits until it is there again."""
+    replica.proxy.answer(404, to=watches("/finetunejobs$"), times=inf)
+    replica.spawn()
+
+    assert replica.wait_for_end(15) != 0
+
+    lease = replica.home.read(COORDINATION, "leases", LEASE)
+    assert lease is not None
+    assert "holderIdentity" not in lease["spec"]
+
+
+def test_one_that_never_reached_the_api_server_ends_when_it_is_told_to(replica: Replica) -> None:
+    replica.proxy.reset(to=requests(), times=inf)
+    replica.spawn()
+
+    assert replica.ask("readyz")[0] == 503
+    assert replica.stop() == 0
 
 
 # --- the real ones go away -------------------------------------------------------------------------------------

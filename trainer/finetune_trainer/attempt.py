@@ -1,0 +1,90 @@
+"""One rank joins the attempt: it meets the others, learns from rank 0 where to start, and gets the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+from finetune_api.job_file import JobFile
+from finetune_api.progress import CheckpointReport
+from finetune_trainer.checkpoints import download_checkpoint
+from finetune_trainer.earlier_run import layout_of_run
+from finetune_trainer.gang import Gang, join_gang
+from finetune_trainer.heartbeat import Heart, Phase
+from finetune_trainer.logs import quiet_libraries
+from finetune_trainer.micro_batch_bound import MicroBatchBound, decide_micro_batch_bound
+from finetune_trainer.model import ComputePrecision, decide_precision
+from finetune_trainer.run_file import RunFile
+from finetune_trainer.snapshot import TrainerSnapshot, load_snapshot
+from finetune_trainer.starting_point import checkpoint_report
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.work_directory import StartingPoint, WorkDirectory
+
+logger = logging.getLogger(__name__)
+
+# The operator gives up a gang whose pods do not all run in time; here is added what their ranks need to load torch.
+_LOADING_MARGIN = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the steps of `train` share."""
+
+    job: JobFile
+    work: WorkDirectory
+    run_file: RunFile
+    start: StartingPoint
+    snapshot: TrainerSnapshot | None
+    gang: Gang
+    precision: ComputePrecision
+    micro_batch_bound: MicroBatchBound
+    store: ObjectStore
+    heart: Heart
+
+    @property
+    def resumed_from(self) -> CheckpointReport | None:
+        """The checkpoint that this attempt goes on from."""
+        return checkpoint_report(self.job, self.start.checkpoint) if self.start.checkpoint else None
+
+
+def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
+    """Meet the other ranks, read what the launcher settled, and learn from rank 0 where to start."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    quiet_libraries()
+    gang_start = timedelta(seconds=job.spec.failure_policy.gang_start_timeout_seconds)
+    gang = join_gang(gang_start + _LOADING_MARGIN)
+    heart = Heart(work.heartbeat(gang.rank))
+    hand_over = work.wait_for_hand_over()
+    heart.enter(Phase.LOADING)
+    store = ObjectStore.open(job.spec.output.store)
+    told = gang.hear_leader("start", hand_over.start.model_dump_json() if hand_over.start else None)
+    start = StartingPoint.model_validate_json(told)
+    heart.enter(Phase.LOADING)
+    gang.do_together("start/files", lambda: bring_checkpoint(job, work, store, gang, start))
+    return Attempt(
+        job=job,
+        work=work,
+        run_file=hand_over.run_file,
+        start=start,
+        snapshot=load_snapshot(work.resume) if start.checkpoint else None,
+        gang=gang,
+        precision=decide_precision(job.spec.training.precision, gang.device.type),
+        micro_batch_bound=decide_micro_batch_bound(job.spec.training, gang.device.type, job.memory_backoff),
+        store=store,
+        heart=heart,
+    )
+
+
+def bring_checkpoint(
+    job: JobFile, work: WorkDirectory, store: ObjectStore, gang: Gang, start: StartingPoint
+) -> None:
+    """Download the gang's checkpoint once a pod; in the first one the launcher has done it."""
+    if start.checkpoint is None or gang.local_rank != 0 or gang.is_leader:
+        return
+    layout = layout_of_run(job.layout, start.checkpoint.run)
+    logger.info("fetching the checkpoint of step %d, which rank 0 goes on from", start.checkpoint.step)
+    download_checkpoint(store, layout, start.checkpoint, work.resume)
