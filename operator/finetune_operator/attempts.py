@@ -24,7 +24,7 @@ from finetune_operator.observation import JobFacts, JobState, Observed, PodFacts
 from finetune_operator.policies.advice import advise
 from finetune_operator.policies.classification import Failure, classify_failure
 from finetune_operator.policies.stop import Stop
-from finetune_operator.times import format_time, has_passed, parse_time
+from finetune_operator.times import format_time, parse_time
 from finetune_operator.wording import cut
 
 _ORDER = tuple(Stage)
@@ -253,7 +253,8 @@ def has_saved_checkpoint(
     told = fold_checkpoint(attempt, checkpoint, termination)
     if told is None or attempt.started is None:
         return False
-    return told != checkpoint or has_passed(parse_time(attempt.started), parse_time(told.time))
+    # One of the very second in which the attempt began was committed by the attempt before.
+    return told != checkpoint or parse_time(told.time) > parse_time(attempt.started)
 
 
 def fold_checkpoint(

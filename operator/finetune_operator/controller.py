@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
+from http import HTTPStatus
 from typing import Protocol
 
 from finetune_api.names import Stage, child_name
@@ -52,7 +53,8 @@ from finetune_operator.plan import Plan
 from finetune_operator.reconciler import reconcile
 from finetune_operator.standing import Starting
 from finetune_operator.times import earliest, has_passed, seconds_until
-from finetune_operator.waiting import explain_refusal
+from finetune_operator.waiting import Explanation, explain_refusal
+from finetune_operator.wording import as_sentence
 from finetune_operator.work_queue import RetryLater
 
 # Look-ups and a creation follow one another in one pass; more rounds than these mean that facts contradict.
@@ -266,7 +268,7 @@ class Controller:
                     raise
                 return replace(observed, namespace_terminating=True)
             except Refused as error:
-                explanation = explain_refusal(f"Job {name} cannot be created", error.message)
+                explanation = _explain_refused(name, error)
                 return replace(observed, refusal=Refusal(explanation.reason, explanation.message))
             logger.info("Job %s exists", name)
         self._cache.add_child_job(facts)
@@ -348,3 +350,11 @@ class Controller:
             raise RetryLater(error.message) from error
         self._cache.observe_finetune_job(body)
         return 0.0 if self._cache.job(key) is not None else None
+
+
+def _explain_refused(name: str, error: Refused) -> Explanation:
+    """Why an attempt could not be created. What is invalid stays so until the spec is another."""
+    if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        told = f"Job {name} cannot be made from this spec: {as_sentence(error.message)} Correct the spec."
+        return Explanation(Reason.INVALID_SPEC, told)
+    return explain_refusal(f"Job {name} cannot be created", error.message)

@@ -14,8 +14,9 @@ import kopf
 
 from finetune_operator.cluster import CHILD_SELECTOR, LIST_CHUNK_SIZE
 
-# The API server ends a watch after this long; kopf goes on from where it was.
-WATCH_SECONDS = 300
+# Part of the time that a watch may be silent after which the API server is asked to end it, a sign of life that does
+# not depend on bookmarks: it sends none for a kind of object that has not changed since it was started.
+PART_UNTIL_END = 6 / 7
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 8.0
 
@@ -32,8 +33,8 @@ def build_kopf_settings(watch_inactivity_seconds: float) -> kopf.OperatorSetting
     settings.watching.label_selectors["", "v1", "pods"] = CHILD_SELECTOR
     settings.watching.chunk_size = LIST_CHUNK_SIZE
     settings.watching.initial_streaming = False
-    settings.watching.server_timeout = WATCH_SECONDS
-    settings.watching.client_timeout = WATCH_SECONDS + 30
+    settings.watching.server_timeout = max(1, int(watch_inactivity_seconds * PART_UNTIL_END))
+    settings.watching.client_timeout = watch_inactivity_seconds + 30
     settings.watching.connect_timeout = 10
     settings.watching.reconnect_backoff = 0.1
     settings.watching.inactivity_timeout = watch_inactivity_seconds

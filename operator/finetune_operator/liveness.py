@@ -1,8 +1,8 @@
-"""Whether the watches still deliver: when the last byte came through each of them.
+"""Whether the watches still deliver: when the last sign of life came through each of them.
 
-kopf's watch can end or fall silent while the process looks well (kopf#1276). The API server sends a bookmark through
-every watch about once a minute, so a watch that is silent for longer, while the API server answers, is dead. Bytes
-are noted where kopf takes them from the connection; a listing proves nothing about a watch and is not counted.
+kopf's watch can end or fall silent while the process looks well (kopf#1276). The API server is asked to end every
+watch after a minute, so one through which neither an event nor its end comes, while the API server answers, is dead.
+Both are noted where kopf takes them from the connection; a listing proves nothing about a watch and is not counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class WatchStream:
 
 
 class Deliveries:
-    """When each watch delivered last. `note` is called for every piece of data that kopf takes from one."""
+    """When each watch delivered last. `note` is called for every piece of data, and every end, that kopf reads."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -61,8 +61,8 @@ class Deliveries:
             return None
         told = ", ".join(f"{stream} ({seconds:.0f} s)" for stream, seconds in silent.items())
         return (
-            f"nothing came through the watch of {told}, although the API server answers and sends a bookmark "
-            "every minute. This process has to be restarted."
+            f"nothing came through the watch of {told}, neither an event nor its end, although the API server "
+            "answers. This process has to be restarted."
         )
 
 
@@ -89,7 +89,7 @@ def note_deliveries(deliveries: Deliveries) -> aiohttp.ClientMiddlewareType:
 
 
 class _Meter:
-    """The body of a watch's answer; every piece that the reader takes is noted."""
+    """The body of a watch's answer; every piece that the reader takes is noted, and its end in good order."""
 
     def __init__(self, content: aiohttp.StreamReader, note: Callable[[], None]) -> None:
         self._content = content
@@ -103,3 +103,4 @@ class _Meter:
         async for data in self._content.iter_chunked(size):
             self._note()
             yield data
+        self._note()

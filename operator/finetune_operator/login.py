@@ -17,7 +17,10 @@ from finetune_operator.cluster import Connection
 from finetune_operator.liveness import Deliveries, note_deliveries
 
 # kopf logs in anew whenever a token is refused; a cluster that refuses ours must not be flooded with it.
-SHORTEST_PAUSE_SECONDS = 5.0
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+# A login that was good for so long has nothing to do with the next one.
+GOOD_SECONDS = 60.0
 
 
 class Login:
@@ -26,11 +29,12 @@ class Login:
     def __init__(self, connection: Callable[[], Awaitable[Connection]], deliveries: Deliveries) -> None:
         self._connection = connection
         self._deliveries = deliveries
-        self._last_at = -SHORTEST_PAUSE_SECONDS
+        self._last_at = -GOOD_SECONDS
+        self._pause_seconds = 0.0
 
     async def session(self) -> kopf.AiohttpSession:
         """Open a session; kopf closes it."""
-        await asyncio.sleep(self._last_at + SHORTEST_PAUSE_SECONDS - time.monotonic())
+        await asyncio.sleep(self._next_pause(time.monotonic()))
         self._last_at = time.monotonic()
         connection = await self._connection()
         session = aiohttp.ClientSession(
@@ -39,6 +43,14 @@ class Login:
             middlewares=(_authorize(self._connection), note_deliveries(self._deliveries)),
         )
         return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)
+
+    def _next_pause(self, now: float) -> float:
+        """None after a login that was good for a while, else longer and longer."""
+        if now - self._last_at >= GOOD_SECONDS:
+            self._pause_seconds = 0.0
+        else:
+            self._pause_seconds = min(2 * self._pause_seconds or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        return self._pause_seconds
 
 
 def _authorize(connection: Callable[[], Awaitable[Connection]]) -> aiohttp.ClientMiddlewareType:

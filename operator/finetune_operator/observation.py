@@ -32,6 +32,8 @@ from finetune_operator.times import utc_now
 NODE_LOST_AFTER = timedelta(seconds=60)
 
 
+# Far beyond what maxRestarts and patience allow: such a number was written by somebody else.
+MAX_ATTEMPT = 1_000_000
 # Events after which an earlier complaint about mounts or scheduling is history.
 _GOT_FURTHER = frozenset({"Pulling", "Pulled", "Created", "Started"})
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -224,7 +226,7 @@ def observe_job(body: JsonObject) -> JobFacts | None:
     except (KeyError, ValueError):
         return None
     owner = _owner(job.metadata, stage)
-    if owner is None:
+    if owner is None or not 0 < attempt <= MAX_ATTEMPT:
         return None
     end = _end_condition(job.status.conditions)
     return JobFacts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import course, removal
 from finetune_operator.attempts import LookUp
@@ -70,7 +71,7 @@ def _acknowledge(job: FineTuneJob, observed: Observed) -> Plan:
 
 def _conclude(job: FineTuneJob, observed: Observed, found: Course, now: datetime, pace: Pace) -> Plan:
     """Turn the course into a status, and say when to look again."""
-    found = _enforce_pending_deadline(job, found, now)
+    found = _give_up_starting(job, found, now)
     status = compute_status(job, found.base, found.standing, course.list_stages_done(found.base), now)
     plan = Plan(
         status,
@@ -81,11 +82,13 @@ def _conclude(job: FineTuneJob, observed: Observed, found: Course, now: datetime
     return _hold_back_progress(job, plan, pace, now)
 
 
-def _enforce_pending_deadline(job: FineTuneJob, found: Course, now: datetime) -> Course:
-    """A job that cannot even create its next attempt fails here; one with an attempt is stopped on its course."""
+def _give_up_starting(job: FineTuneJob, found: Course, now: datetime) -> Course:
+    """A job whose next attempt cannot be created fails here: at once if it never can be, else after its deadline."""
     standing = found.standing
     if not isinstance(standing, Starting) or standing.refusal is None or job.spec is None:
         return found
+    if standing.refusal.reason is Reason.INVALID_SPEC:
+        return replace(found, standing=Failed(Reason.INVALID_SPEC, standing.refusal.message))
     waiting_since = job.status.waiting_since
     stop = deadline.decide_pending_stop(job.spec.failure_policy, waiting_since, standing.refusal.message, now)
     return found if stop is None else replace(found, standing=Failed(stop.reason, stop.message))

@@ -61,11 +61,14 @@ class Waiting:
 
 def find_waiting(gang: Gang) -> Waiting | None:
     """What to ask about, or None where the containers have started."""
-    if gang.job is None or gang.started_at is not None:
+    if gang.job is None:
         return None
     if gang.is_suspended:
         overdue = gang.job.created + NOT_ADMITTED_AFTER
         return Waiting(gang.job.uid, gang.job.created, overdue, is_queued=True)
+    # Pods that are gone ran before the queue took them away.
+    if gang.started_at is not None and not all(pod.is_gone for pod in gang.pods):
+        return None
     pod = gang.waiting_pod()
     if pod is not None:
         return Waiting(

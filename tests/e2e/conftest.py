@@ -7,28 +7,27 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from examples.quickstart.environment import Environment, start_dev_cluster
-from examples.quickstart.installation import NAMESPACE as OPERATOR_NAMESPACE
-from examples.quickstart.installation import ensure_restricted_namespace, install_operator
+from examples.quickstart.installation import ensure_restricted_namespace
 from examples.quickstart.run import credentials_secret, ensure_bucket, s3_client
 from tests.builders.tiny_models import make_tokenizer, write_model
+from tests.e2e import installation
 from tests.e2e.bucket import Bucket
 from tests.e2e.evidence import Evidence, watching_processes
 from tests.e2e.jobs import LINKS, Jobs
 from tests.e2e.nodes import NODES
-from tests.e2e.side_by_side import Stage, stories_of
+from tests.e2e.side_by_side import OpenJobs, Stage, stories_of
 
-OpenJobs = Callable[[], AbstractContextManager[Jobs]]
-# The longest one starts first. These need the cluster for themselves, the last one the operator's end.
+# The longest one starts first. The others need the cluster for themselves, and come in this order.
 FIRST = "test_quickstart.py"
-ALONE = ("test_operator_away.py", "test_node_lost.py", "test_security.py", "test_uninstall.py")
+ALONE = ("test_node_away.py", "test_uninstall.py", "test_security.py")
 # A first run builds images; pytest counts that as part of its first test.
 TIMEOUT_SECONDS = 1800
 
@@ -66,9 +65,10 @@ def environment(evidence: Evidence) -> Iterator[Environment]:
     environment = start_dev_cluster("--nodes", "2", "--gpus", "4")
     offer_links(environment)
     with watching_processes(evidence):
-        install_operator(environment, "progress.minIntervalSeconds=1")
+        installation.install(environment)
         if was_running:
-            restart_operator(environment)
+            # The image that was just built has the name of the one before.
+            installation.restart(environment)
         os.environ["PATH"] = environment.variables["PATH"]
         yield environment
     if not was_running:
@@ -93,13 +93,6 @@ def offer_links(environment: Environment) -> None:
             *("-p", json.dumps(links)),
             quiet=True,
         )
-
-
-def restart_operator(environment: Environment) -> None:
-    """Run the image that was just built, which has the name of the one before."""
-    deployment = "deployment/finetune-operator"
-    environment.run("kubectl", "-n", OPERATOR_NAMESPACE, "rollout", "restart", deployment, quiet=True)
-    environment.run("kubectl", "-n", OPERATOR_NAMESPACE, "rollout", "status", deployment, quiet=True)
 
 
 @pytest.fixture(scope="session")
@@ -142,20 +135,37 @@ def open_jobs(environment: Environment, bucket: Bucket, evidence: Evidence) -> O
         ensure_restricted_namespace(environment, jobs.namespace)
         jobs.create(credentials_secret(environment.store, jobs.manifest("any")))
         try:
-            yield jobs
-            evidence.collect(environment, jobs.namespace)
-        except BaseException as error:
-            evidence.collect(environment, jobs.namespace)
-            error.add_note(evidence.show(environment, jobs.namespace))
-            raise
+            with telling(environment, evidence, jobs.namespace):
+                yield jobs
         finally:
-            environment.run("kubectl", "delete", "namespace", jobs.namespace, "--wait=false", quiet=True)
+            evidence.collect(environment, jobs.namespace)
+            jobs.kubectl("delete", "namespace", jobs.namespace, "--wait=false", "--ignore-not-found")
 
     return open_namespace
 
 
+@contextmanager
+def telling(environment: Environment, evidence: Evidence, namespace: str) -> Iterator[None]:
+    """Add to an error what the namespace shows."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(evidence.show(environment, namespace))
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Tell of the namespace of a failing test that has the cluster for itself; fixtures do not hear of failures."""
+    jobs, evidence = pyfuncitem.funcargs.get("jobs"), pyfuncitem.funcargs.get("evidence")
+    if not isinstance(jobs, Jobs) or not isinstance(evidence, Evidence):
+        return (yield)
+    with telling(jobs.environment, evidence, jobs.namespace):
+        return (yield)
+
+
 @pytest.fixture
-def jobs(open_jobs: OpenJobs) -> Iterator[Jobs]:
+def jobs(open_jobs: OpenJobs, evidence: Evidence) -> Iterator[Jobs]:
     """A namespace for one test that needs the cluster for itself."""
     with open_jobs() as jobs:
         yield jobs

@@ -38,7 +38,9 @@ class Process:
         words = " ".join(self.argv)
         if "finetune_operator" in words:
             return "operator"
-        after = self.argv[self.argv.index("finetune_trainer") + 1 :] if "finetune_trainer" in self.argv else ()
+        after = (
+            self.argv[self.argv.index("finetune_trainer") + 1 :] if "finetune_trainer" in self.argv else ()
+        )
         return after[0] if after else words
 
 
@@ -59,7 +61,9 @@ class Evidence:
         for pod in run("kubectl", "-n", namespace, "get", "pods", "-o", "name", quiet=True).split():
             # Its container may not have started, and it may be gone by now.
             with contextlib.suppress(QuickstartError):
-                self.texts[f"log of {namespace} {pod}"] = run("kubectl", "-n", namespace, "logs", pod, quiet=True)
+                self.texts[f"log of {namespace} {pod}"] = run(
+                    "kubectl", "-n", namespace, "logs", pod, quiet=True
+                )
 
     def show(self, environment: Environment, namespace: str) -> str:
         """What a person would look at first: the namespace's jobs, events and logs, and the operator's log."""
@@ -109,8 +113,12 @@ def _note(pid: int, evidence: Evidence) -> bool:
 
 def _read(pid: int, argv: list[str]) -> Process:
     folder = Path(f"/proc/{pid}")
-    status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
-    root = next(line.split() for line in (folder / "mountinfo").read_text().splitlines() if line.split()[4] == "/")
+    status = dict(
+        line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line
+    )
+    root = next(
+        line.split() for line in (folder / "mountinfo").read_text().splitlines() if line.split()[4] == "/"
+    )
     return Process(
         argv=tuple(argv),
         environment=(folder / "environ").read_bytes(),
@@ -123,7 +131,10 @@ def _read(pid: int, argv: list[str]) -> Process:
 def _read_mounted_secrets(pid: int) -> Iterator[tuple[str, str]]:
     """The files that hold keys and tokens. Names that begin with dots are how kubelet swaps them."""
     top = Path(f"/proc/{pid}/root")
-    for folder in (top / f"{CONFIG_DIRECTORY.lstrip('/')}/credentials", top / f"{CONFIG_DIRECTORY.lstrip('/')}/progress"):
+    for folder in (
+        top / f"{CONFIG_DIRECTORY.lstrip('/')}/credentials",
+        top / f"{CONFIG_DIRECTORY.lstrip('/')}/progress",
+    ):
         for path in folder.rglob("*"):
             if path.is_file() and not any(part.startswith("..") for part in path.parts):
                 yield str(path.relative_to(top)), path.read_text().strip()

@@ -23,7 +23,9 @@ NODES = (node_address(1, STATE.identity), node_address(2, STATE.identity))
 
 def processes_of(node: NodeAddress) -> Iterator[tuple[int, str]]:
     """Pid, and uid of the pod, of every process that runs in a pod of the node; pause processes too."""
-    hierarchy = next(each for each in hierarchies(MOUNTS.read_text()) if (each / node.cgroup.lstrip("/")).is_dir())
+    hierarchy = next(
+        each for each in hierarchies(MOUNTS.read_text()) if (each / node.cgroup.lstrip("/")).is_dir()
+    )
     for members in (hierarchy / node.cgroup.lstrip("/")).glob("kubepods/**/cgroup.procs"):
         pod = next((part.removeprefix("pod") for part in members.parts if part.startswith("pod")), None)
         for pid in _read_numbers(members) if pod else []:
@@ -45,7 +47,9 @@ def argv_of(pid: int) -> list[str]:
 
 def kill_container(uid: str) -> None:
     """SIGKILL for the first process of the trainer container, which ends all others with it."""
-    (first,) = [pid for pid in processes_of_pod(uid) if is_first_in_container(pid) and argv_of(pid)[:1] != [PAUSE]]
+    (first,) = [
+        pid for pid in processes_of_pod(uid) if is_first_in_container(pid) and argv_of(pid)[:1] != [PAUSE]
+    ]
     os.kill(first, signal.SIGKILL)
 
 
@@ -61,7 +65,9 @@ def is_first_in_container(pid: int) -> bool:
 @contextmanager
 def frozen(node: NodeAddress) -> Iterator[None]:
     """Stop everything of a node in the middle of what it does, as a paused machine; afterwards it goes on."""
-    records = [ProcessTable(STATE).load(f"{name}-{node.name}") for name in ("kubelet", "containerd", "kube-proxy")]
+    records = [
+        ProcessTable(STATE).load(f"{name}-{node.name}") for name in ("kubelet", "containerd", "kube-proxy")
+    ]
     pids = [record.pid for record in records if record] + [pid for pid, _ in processes_of(node)]
     try:
         for pid in pids:

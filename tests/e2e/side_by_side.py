@@ -17,6 +17,7 @@ import pytest
 from tests.e2e.jobs import Jobs
 
 Story = Callable[..., None]
+OpenJobs = Callable[[], AbstractContextManager[Jobs]]
 AT_ONCE = 4
 
 
@@ -42,9 +43,7 @@ def stories_of(items: Iterable[pytest.Item]) -> list[pytest.Function]:
 class Stage:
     """Where they run; as a context manager it lets none go on after its end."""
 
-    def __init__(
-        self, items: Sequence[pytest.Function], open_jobs: Callable[[], AbstractContextManager[Jobs]]
-    ) -> None:
+    def __init__(self, items: Sequence[pytest.Function], open_jobs: OpenJobs) -> None:
         self._open_jobs = open_jobs
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="story")
         self._results: dict[str, Future[None]] = {

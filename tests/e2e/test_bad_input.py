@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.e2e.jobs import Jobs
+from tests.e2e.deadlines import wait_until
+from tests.e2e.jobs import Jobs, JsonObject
+from tests.e2e.side_by_side import side_by_side
 
 
-def rows(*rows: object) -> list[dict[str, Any]]:
+def rows(*rows: object) -> list[JsonObject]:
     return [{"inline": list(rows)}]
 
 
-FAILS: list[tuple[str, dict[str, Any], str, str]] = [
+FAILS: list[tuple[str, JsonObject, str, str]] = [
     ("no bucket", {"model__source": "s3://nowhere-at-all/base"}, "StorageDenied|UserError", "nowhere-at-all"),
     ("no model", {"model__source": "s3://e2e/no-model"}, "UserError", "s3://e2e/no-model"),
     (
@@ -35,8 +36,9 @@ FAILS: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(
     ("changes", "reasons", "words"), [pytest.param(*case[1:], id=case[0]) for case in FAILS]
 )
+@side_by_side
 def test_a_job_that_cannot_work_fails_before_a_train_pod_exists(
-    jobs: Jobs, changes: dict[str, Any], reasons: str, words: str
+    jobs: Jobs, changes: JsonObject, reasons: str, words: str
 ) -> None:
     jobs.apply("wrong", **changes)
 
@@ -48,10 +50,11 @@ def test_a_job_that_cannot_work_fails_before_a_train_pod_exists(
     assert jobs.get("jobs", "-l", "finetune.dev/stage=train") == []
 
 
-def test_malformed_data_names_the_row(jobs: Jobs, s3: Any) -> None:
+@side_by_side
+def test_malformed_data_names_the_row(jobs: Jobs) -> None:
     good = '{"input_text": "a", "target_text": "b"}\n'
-    s3.put_object(Bucket=jobs.bucket, Key="data/broken.jsonl", Body=(good * 2 + '{"input_text": \n').encode())
-    jobs.apply("malformed", dataset__train=[{"source": f"s3://{jobs.bucket}/data/broken.jsonl"}])
+    source = jobs.bucket.put("data/broken.jsonl", (good * 2 + '{"input_text": \n').encode())
+    jobs.apply("malformed", dataset__train=[{"source": source}])
 
     status = jobs.wait_for("malformed", "Failed", timeout_seconds=90)
 
@@ -60,14 +63,12 @@ def test_malformed_data_names_the_row(jobs: Jobs, s3: Any) -> None:
     assert "3" in status["message"]
 
 
+@side_by_side
 def test_wrong_credentials_name_the_secret(jobs: Jobs) -> None:
-    wrong = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "wrong-keys"},
-        "stringData": {"AWS_ACCESS_KEY_ID": "AKIDWRONG", "AWS_SECRET_ACCESS_KEY": "not-the-secret-canary"},
-    }
-    jobs.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(wrong))
+    keys = {"AWS_ACCESS_KEY_ID": "AKIDWRONG", "AWS_SECRET_ACCESS_KEY": "not-the-secret-canary"}
+    jobs.create(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong-keys"}, "stringData": keys}
+    )
     jobs.apply("denied", output__store__credentialsSecretRef={"name": "wrong-keys"})
 
     status = jobs.wait_for("denied", "Failed", timeout_seconds=90)
@@ -91,23 +92,24 @@ def test_wrong_credentials_name_the_secret(jobs: Jobs) -> None:
         ),
     ],
 )
+@side_by_side
 def test_a_missing_reference_is_pending_with_its_name_and_goes_on_once_it_exists(
-    jobs: Jobs, changes: dict[str, Any], kind: str, name: str
+    jobs: Jobs, changes: JsonObject, kind: str, name: str
 ) -> None:
-    jobs.apply("waiting", training__maxSteps=3, **changes)
+    jobs.apply("waiting", stopAfter="Prepare", training__maxSteps=3, **changes)
     status = jobs.wait_until("waiting", "waiting for it", lambda s: s.get("reason") == "MissingReference", 15)
 
     assert status["phase"] in ("Pending", "Preparing")
     assert f"{kind} '{name}' not found in namespace '{jobs.namespace}'" in status["message"]
 
-    jobs.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(referenced(jobs, kind, name)))
-    jobs.wait_until("waiting", "prepared", lambda s: s.get("provenance", {}).get("rowsUsed", 0) > 0, 150)
+    jobs.create(referenced(jobs, kind, name))
+    assert jobs.wait_for("waiting", "Succeeded", 150)["reason"] == "StoppedAfterPrepare"
 
 
-def referenced(jobs: Jobs, kind: str, name: str) -> dict[str, Any]:
+def referenced(jobs: Jobs, kind: str, name: str) -> JsonObject:
     row = '{"input_text": "Where is my parcel?", "target_text": "On its way."}\n'
     store = jobs.environment.store
-    data = {
+    data: dict[str, dict[str, Any]] = {
         "Secret": {
             "AWS_ACCESS_KEY_ID": store.access_key_id,
             "AWS_SECRET_ACCESS_KEY": store.secret_access_key,
@@ -118,9 +120,27 @@ def referenced(jobs: Jobs, kind: str, name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, field: data[kind]}
 
 
+@side_by_side
 def test_a_job_that_no_node_can_take_says_what_the_scheduler_says(jobs: Jobs) -> None:
     jobs.apply("huge", parallelism__gpusPerNode=64)
 
     status = jobs.wait_until("huge", "unschedulable", lambda s: s.get("reason") == "Unschedulable", 60)
 
     assert "Insufficient finetune.dev/fake-gpu" in status["message"]
+
+
+@side_by_side
+def test_an_image_that_cannot_be_pulled_is_said_soon_and_another_one_can_be_set(jobs: Jobs) -> None:
+    nowhere = "localhost/no-such-image:1"
+    jobs.apply("mistyped", image=nowhere)
+    jobs.apply("given-up", image=nowhere, failurePolicy__pendingDeadlineSeconds=20)
+    wait_until(lambda: jobs.pods("mistyped"), bool, "the train pod of mistyped is there", 90)
+
+    status = jobs.wait_until(
+        "mistyped", "waiting for its image", lambda s: s.get("reason") == "ImagePull", 10
+    )
+    assert (status["phase"], nowhere in status["message"]) == ("Pending", True)
+
+    jobs.patch("mistyped", image=jobs.environment.images["trainer"])
+    jobs.wait_until("mistyped", "training", lambda s: s.get("progress", {}).get("step", 0) > 0)
+    assert jobs.wait_for("given-up", "Failed", 90)["reason"] == "PendingDeadlineExceeded"

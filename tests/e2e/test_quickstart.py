@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
+from typing import IO
 
 from examples.quickstart import answers, base_model, run
 from examples.quickstart.environment import Environment
+from tests.e2e.jobs import Jobs
+from tests.e2e.side_by_side import side_by_side
 
 
-def test_the_quickstart_takes_the_model_from_chance_to_over_85_percent(
-    environment: Environment, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+@side_by_side
+def test_the_quickstart_takes_the_model_from_chance_to_over_85_percent(jobs: Jobs) -> None:
+    environment = jobs.environment
     base = base_model.ensure_base_model()
     run.upload_inputs(environment.store, base)
-    capfd.readouterr()
     run.submit(environment)
-    run.follow(environment)
-    watched = capfd.readouterr().out
-    run.pull(environment, tmp_path / "model")
+    with tempfile.TemporaryDirectory() as folder, watched(environment) as output:
+        run.follow(environment)
+        run.pull(environment, Path(folder, "model"))
+        comparison = answers.compare(base, Path(folder, "model"))
+        output.seek(0)
+        rows = re.findall(r"Training +base +LoRA +cpu +(\d+)/\d+ +([\d.]+) +(\w+)", output.read())
 
-    comparison = answers.compare(base, tmp_path / "model")
-
-    rows = re.findall(r"Training +base +LoRA +cpu +(\d+)/\d+ +([\d.]+) +(\w+)", watched)
     steps, losses, etas = (set(column) for column in zip(*rows, strict=True))
     assert min(len(steps), len(losses), len(etas)) >= 3, "step, loss and ETA move while one watches"
     assert comparison.accuracy_before <= 0.2
     assert comparison.accuracy_after >= 0.85
+
+
+@contextmanager
+def watched(environment: Environment) -> Iterator[IO[str]]:
+    """What `kubectl get -w` prints meanwhile."""
+    metadata = run.read_job(environment.store)["metadata"]
+    command = ["kubectl", "-n", metadata["namespace"], "get", "ftj", metadata["name"], "-w"]
+    with tempfile.TemporaryFile("w+") as output:
+        watch = subprocess.Popen(command, env=environment.variables, stdout=output)
+        try:
+            yield output
+        finally:
+            watch.terminate()
+            watch.wait()

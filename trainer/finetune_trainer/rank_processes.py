@@ -62,15 +62,15 @@ class RankProcesses:
         placement = self._placement
         port = placement.master_port or (free_port() if placement.world_size > 1 else 0)
         threads = max(1, usable_cpus() // placement.ranks_per_node)
+        shared = {**default_environment(placement, threads), **os.environ}
         logger.info(
-            "starting %d training process(es) of %d with %d thread(s) each",
+            "starting %d training process(es) of %d with %s thread(s) each",
             placement.ranks_per_node,
             placement.world_size,
-            threads,
+            shared["OMP_NUM_THREADS"],
         )
         for rank in placement.ranks:
-            environment = {**os.environ, **rank_environment(rank, placement, port, threads)}
-            self._processes[rank] = self._spawn(rank, environment)
+            self._processes[rank] = self._spawn(rank, {**shared, **rank_environment(rank, placement, port)})
 
     def terminate(self) -> None:
         """Pass SIGTERM on, once: the ranks finish their step and save. Safe to call from a signal handler."""
@@ -152,25 +152,32 @@ class RankProcesses:
         return process
 
 
-def rank_environment(rank: int, placement: Placement, port: int, threads: int) -> dict[str, str]:
-    """The variables by which a rank knows its place. A single one gets none: torch then sets up no process group."""
+def default_environment(placement: Placement, threads: int) -> dict[str, str]:
+    """How libraries are tuned where neither the job's spec.env nor the image says otherwise."""
     # Threads that wait by spinning burn the CPU quota that the others of a pod, or of a busy node, need.
-    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **_OWN_REPORTS_ONLY}
+    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     if placement.world_size > 1:
-        environment |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank - placement.ranks.start),
-            "WORLD_SIZE": str(placement.world_size),
-            "LOCAL_WORLD_SIZE": str(placement.ranks_per_node),
-            "MASTER_ADDR": placement.master_address,
-            "MASTER_PORT": str(port),
-            # torch remarks on every run that no parameter is unused; why it looks for them says training.py.
-            "TORCH_CPP_LOG_LEVEL": "ERROR",
-        }
+        # torch remarks on every run that no parameter is unused; why it looks for them says training.py.
+        environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     if placement.world_size > 1 and placement.nodes == 1:
         # All ranks share the pod: its own name need not resolve, and no other network is touched.
         environment |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     return environment
+
+
+def rank_environment(rank: int, placement: Placement, port: int) -> dict[str, str]:
+    """The variables by which a rank knows its place. A single one gets none: torch then sets up no process group."""
+    if placement.world_size == 1:
+        return dict(_OWN_REPORTS_ONLY)
+    return {
+        **_OWN_REPORTS_ONLY,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank - placement.ranks.start),
+        "WORLD_SIZE": str(placement.world_size),
+        "LOCAL_WORLD_SIZE": str(placement.ranks_per_node),
+        "MASTER_ADDR": placement.master_address,
+        "MASTER_PORT": str(port),
+    }
 
 
 def process_arguments(job_path: Path) -> list[str]:

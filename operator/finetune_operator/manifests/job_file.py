@@ -30,7 +30,9 @@ def build_job_file(wanted: WantedAttempt) -> str:
         spec=_spec_for(wanted),
     )
     content = job_file.model_dump(mode="json", exclude_defaults=True)
-    return json.dumps({"schemaVersion": job_file.schema_version, **content})
+    # Written as UTF-8: escaped, Chinese rows would take twice the room, and a ConfigMap holds 1 MiB.
+    whole = {"schemaVersion": job_file.schema_version, **content}
+    return json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
 
 
 def _spec_for(wanted: WantedAttempt) -> FineTuneJobSpec:

@@ -165,15 +165,8 @@ def suspend_a_gang_and_remove_its_folder(api: Api, kubelet: Kubelet) -> None:
 def wait_with_a_reason_and_lose_the_job(api: Api, kubelet: Kubelet) -> None:
     """Events are read for the reason, and a child Job that somebody deleted is looked for."""
     apply_job(api, "waiting")
-    pod = kubelet.pod_of("waiting-prepare-1")
-    kubelet.assign(pod, "some-node")
-    complaint = 'MountVolume.SetUp failed for volume "data": secret "x" not found'
-    kubelet.complain(pod, "FailedMount", complaint)
-    wait_until(
-        lambda: '"x"' in str(api.status("waiting")) or "'x'" in str(api.status("waiting")),
-        20,
-        lambda: f"the reason in {api.status('waiting')}",
-    )
+    kubelet.assign(kubelet.pod_of("waiting-prepare-1"), "some-node")
+    api.wait_for_status("waiting", reason="WaitingForPod", seconds=20)
     api.delete(BATCH, "jobs", "waiting-prepare-1")
     kubelet.obey_deletion("waiting-prepare-1")
     job_is_there(api, "waiting-prepare-2")

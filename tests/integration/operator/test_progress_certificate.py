@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
 from devcluster import ControlPlane
 from finetune_operator.certificate_store import CertificateStore
@@ -172,6 +173,12 @@ def read_bundle(api: Api) -> JsonObject | None:
     return api.read(CORE, "configmaps", CA_CONFIG_MAP)
 
 
+def count_patches() -> float:
+    """Patches of ConfigMaps that this process has sent."""
+    labels = {"verb": "patch", "resource": "configmaps", "code": "200"}
+    return REGISTRY.get_sample_value("finetune_api_requests_total", labels) or 0.0
+
+
 @contextlib.asynccontextmanager
 async def keeping(store: CertificateStore, namespace: str) -> AsyncIterator[None]:
     """The background task for a namespace with live jobs."""
@@ -197,9 +204,11 @@ async def test_the_authority_stands_where_jobs_are_and_is_written_once(
     # Another process, as after a restart.
     again = CertificateStore(cluster, settings, lambda: datetime.now(UTC))
     await again.load()
+    patches = count_patches()
     await again.ensure(home.namespace)
 
     assert read_bundle(home) == before
+    assert count_patches() == patches, "an apply that changes nothing is a write all the same"
 
 
 @pytest.mark.parametrize("change", ["deleted", "edited", "of an earlier certificate"])

@@ -408,6 +408,14 @@ def test_a_refused_creation_is_bounded_by_the_pending_deadline_too() -> None:
     assert "exceeded quota: jobs." in (ended.status.message or "")
 
 
+def test_what_can_never_be_created_fails_at_once() -> None:
+    refusal = Refusal(Reason.INVALID_SPEC, "Job bot-prepare-1 cannot be made from this spec: too long.")
+
+    plan = plan_for(make_job(), observe(refusal=refusal))
+
+    assert (plan.status.phase, plan.status.reason) == (Phase.FAILED, Reason.INVALID_SPEC)
+
+
 # --- memory, retry, dry run ------------------------------------------------------------------------------------
 
 

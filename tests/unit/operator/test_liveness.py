@@ -115,6 +115,7 @@ class Server:
     def __init__(self) -> None:
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
         self.status = 200
+        self.breaks = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("watch") != "true":
@@ -123,6 +124,8 @@ class Server:
         await response.prepare(request)
         while piece := await self.pieces.get():
             await response.write(piece)
+        if self.breaks and request.transport is not None:
+            request.transport.abort()
         return response
 
 
@@ -189,10 +192,27 @@ async def test_neither_a_listing_nor_a_refused_watch_proves_anything(
     assert silent_pods(deliveries)
 
 
-async def test_a_watch_that_ends_is_read_to_its_end(session: aiohttp.ClientSession, server: Server) -> None:
-    for piece in (b"1\n", b"2\n", b""):
-        server.pieces.put_nowait(piece)
+async def test_the_end_that_the_api_server_was_asked_for_is_a_sign_of_life(
+    session: aiohttp.ClientSession, server: Server, deliveries: Deliveries, clock: Clock
+) -> None:
     async with session.get("/api/v1/pods?watch=true") as response:
-        read = b"".join([chunk async for chunk in response.content.iter_chunked(1024)])
+        clock.now += 160
+        server.pieces.put_nowait(b"")
 
-    assert read == b"1\n2\n"
+        assert [chunk async for chunk in response.content.iter_chunked(1024)] == []
+
+    assert not silent_pods(deliveries)
+
+
+async def test_a_connection_that_breaks_is_none(
+    session: aiohttp.ClientSession, server: Server, deliveries: Deliveries, clock: Clock
+) -> None:
+    async with session.get("/api/v1/pods?watch=true") as response:
+        clock.now += 160
+        server.breaks = True
+        server.pieces.put_nowait(b"")
+
+        with pytest.raises(aiohttp.ClientPayloadError):
+            [chunk async for chunk in response.content.iter_chunked(1024)]
+
+    assert silent_pods(deliveries)

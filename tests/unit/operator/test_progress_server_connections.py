@@ -13,9 +13,11 @@ import pytest
 
 from finetune_operator.certificate import ensure_current
 from finetune_operator.cluster import TokenVerdict
-from finetune_operator.observation import Reporter
+from finetune_operator.observation import PodFacts, Reporter
 from finetune_operator.progress_server import ProgressServer
 from finetune_operator.token_reviews import TokenReviews
+from tests.unit.operator.builders import NOW
+from tests.unit.operator.pod_tokens import EPOCH, POD_1, make_token
 
 MAX_CONNECTIONS = 3
 LIFE_SECONDS = 1.0
@@ -23,14 +25,18 @@ DEADLINE_SECONDS = 20.0
 GOOD_REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Nobody:
-    """Neither tokens nor pods are known."""
+class OnePod:
+    """One pod is known, and its token is good: it may be as hostile as any stranger."""
 
     async def review_token(self, token: str, audience: str) -> TokenVerdict:
-        return TokenVerdict(False)
+        account = f"system:serviceaccount:{POD_1.namespace}:default"
+        return TokenVerdict(True, account, POD_1.name, POD_1.uid)
 
     def reporter(self, pod_uid: str) -> Reporter | None:
-        return None
+        pod = PodFacts(
+            name=POD_1.name, namespace=POD_1.namespace, uid=POD_1.uid, job_uid="child-1", created=NOW
+        )
+        return Reporter(pod, "child-1", "job-1")
 
 
 class Port:
@@ -61,9 +67,9 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
     pem = tmp_path / "server.pem"
     pem.write_bytes(bundle.leaf.certificate + bundle.leaf.key)
     tls.load_cert_chain(pem)
-    nobody = Nobody()
+    pods = OnePod()
     server = ProgressServer(
-        TokenReviews(nobody), nobody, lambda owner, report: None, lambda: datetime.now(UTC)
+        TokenReviews(pods, wall_clock=lambda: EPOCH), pods, lambda owner, report: None, lambda: NOW
     )
     runner = await server.start(0, tls, max_connections=MAX_CONNECTIONS, max_connection_seconds=LIFE_SECONDS)
     # IPv4 and IPv6 each have a port of their own.
@@ -109,8 +115,21 @@ async def test_who_keeps_the_server_waiting_is_cut_off(port: Port, sent: bytes) 
     assert await is_closed(reader)
 
 
-async def test_who_sends_byte_by_byte_is_cut_off_too(port: Port) -> None:
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(b"", id="the request"),
+        pytest.param(b"POST /v1alpha1/progress HTTP/1.1\r\nX-", id="a header"),
+        pytest.param(
+            b"POST /v1alpha1/progress HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n"
+            b"Authorization: Bearer " + make_token().encode() + b"\r\n\r\n",
+            id="the body, with a good token",
+        ),
+    ],
+)
+async def test_who_sends_byte_by_byte_is_cut_off_too(port: Port, begin: bytes) -> None:
     reader, writer = await port.connect()
+    writer.write(begin)
 
     async def drip() -> None:
         while True:

@@ -17,14 +17,15 @@ import pytest
 from finetune_trainer.errors import StorageDenied
 from finetune_trainer.gang import Gang, join_gang, wait_until_resolvable
 from finetune_trainer.placement import Placement, free_port
-from finetune_trainer.rank_processes import rank_environment
+from finetune_trainer.rank_processes import default_environment, rank_environment
 
 CONTEXT = multiprocessing.get_context("spawn")
 LIMIT = timedelta(seconds=60)
 
 
 def _rank_main(rank: int, port: int, folder: str, body: Callable[[Gang, Path], None]) -> None:
-    os.environ |= rank_environment(rank, Placement(0, 1, 2), port, threads=1)
+    pod = Placement(0, 1, 2)
+    os.environ |= {**default_environment(pod, threads=1), **rank_environment(rank, pod, port)}
     body(join_gang(LIMIT), Path(folder))
 
 

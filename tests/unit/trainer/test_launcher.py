@@ -19,7 +19,7 @@ from finetune_trainer import launcher, rank_processes
 from finetune_trainer.errors import Stalled, UserError
 from finetune_trainer.heartbeat import Heart
 from finetune_trainer.placement import Placement
-from finetune_trainer.rank_processes import RankEnd, RankProcesses, rank_environment
+from finetune_trainer.rank_processes import RankEnd, RankProcesses, default_environment, rank_environment
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.work_directory import WorkDirectory
 from tests.builders.job_files import make_job_file
@@ -37,20 +37,32 @@ def start(script: str, ranks_per_node: int, **options: Any) -> RankProcesses:
 
 
 def test_single_rank_gets_no_rendezvous_and_several_get_one() -> None:
-    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & rank_environment(0, one_pod(1), 0, threads=2).keys()
-    environment = rank_environment(1, one_pod(2), 4711, threads=1)
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} & rank_environment(0, one_pod(1), 0).keys()
+    environment = rank_environment(1, one_pod(2), 4711)
     assert environment["RANK"] == environment["LOCAL_RANK"] == "1"
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("127.0.0.1", "4711")
-    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+    assert default_environment(one_pod(2), threads=1)["GLOO_SOCKET_IFNAME"] == "lo"
 
 
 def test_ranks_of_several_pods_are_numbered_through_and_use_the_pods_network() -> None:
     second = Placement(1, 2, ranks_per_node=4, master_address="bot-train-1-0.bot-train-1", master_port=29500)
-    environment = rank_environment(6, second, 29500, threads=1)
+    environment = rank_environment(6, second, 29500)
     place = [environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")]
     assert place == ["6", "2", "8", "4"]
     assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("bot-train-1-0.bot-train-1", "29500")
-    assert "GLOO_SOCKET_IFNAME" not in environment
+    assert "GLOO_SOCKET_IFNAME" not in default_environment(second, threads=1)
+
+
+def test_what_the_job_sets_in_env_is_not_overridden(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
+    monkeypatch.setenv("RANK", "5")
+    names_shown = ("OMP_NUM_THREADS", "NCCL_SOCKET_IFNAME", "OMP_WAIT_POLICY", "RANK")
+    start(f"print(*(os.environ[name] for name in {names_shown!r}))", 2).wait()
+    lines = sorted(capfdbinary.readouterr().err.splitlines())
+    assert lines == [b"[rank 0] 7 eth0 PASSIVE 0", b"[rank 1] 7 eth0 PASSIVE 1"]
 
 
 def test_logs_carry_the_rank_when_there_are_several(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -228,7 +228,7 @@ def test_the_pods_kubeflow_variables_bring_no_second_reporter(
 ) -> None:
     """transformers adds its own to every Trainer as soon as the URL is set, whatever report_to says."""
     monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", "https://operator/v1alpha1/progress")
-    for name, value in rank_environment(0, Placement(0, 1, 1), 0, threads=1).items():
+    for name, value in rank_environment(0, Placement(0, 1, 1), 0).items():
         monkeypatch.setenv(name, value)
     handlers = Cell(tmp_path).trainer.callback_handler.callbacks
     assert [type(handler).__name__ for handler in handlers if "Kubeflow" in type(handler).__name__] == []

@@ -1,0 +1,83 @@
+"""Several ranks, in one pod and on two nodes: they learn as one, and none outlives another."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e import nodes
+from tests.e2e.deadlines import wait_until
+from tests.e2e.jobs import LINKS, NO_MERGE, Jobs, JsonObject, attempts_of, on_two_nodes
+from tests.e2e.side_by_side import side_by_side
+
+LARGEST_WEIGHT_DIFFERENCE = 1e-4
+
+
+@side_by_side
+def test_ranks_of_one_pod_and_of_two_nodes_learn_what_one_process_learns(jobs: Jobs) -> None:
+    jobs.apply("one")
+    jobs.apply("pod", parallelism__gpusPerNode=2)
+    jobs.apply("nodes", parallelism__gpusPerNode=1, **on_two_nodes(LINKS[0]))
+    jobs.wait_until("nodes", "training", lambda s: s.get("progress", {}).get("step", 0) > 0)
+    assert [pod["spec"]["hostname"] for pod in jobs.pods("nodes")] == ["nodes-train-1-0", "nodes-train-1-1"]
+    assert {pod["spec"]["nodeName"] for pod in jobs.pods("nodes")} == {node.name for node in nodes.NODES}
+
+    one, pod, two = (jobs.wait_for(name, "Succeeded") for name in ("one", "pod", "nodes"))
+
+    assert [status["effective"]["worldSize"] for status in (one, pod, two)] == [1, 2, 2]
+    assert [status["display"]["gpus"] for status in (one, pod, two)] == ["cpu", "2", "2"]
+    assert losses(jobs, pod) == pytest.approx(losses(jobs, one), abs=1e-4)
+    assert losses(jobs, two) == losses(jobs, pod), "where the ranks stand makes no difference"
+    assert two["outputs"]["manifestDigest"] == pod["outputs"]["manifestDigest"]
+    assert largest_difference(jobs, one, two) <= LARGEST_WEIGHT_DIFFERENCE
+
+
+def losses(jobs: Jobs, status: JsonObject) -> list[float]:
+    return [line["loss"] for line in jobs.metrics(status)]
+
+
+def largest_difference(jobs: Jobs, *statuses: JsonObject) -> float:
+    """The largest difference of one weight between two merged models."""
+    from safetensors.torch import load
+
+    one, two = (load(jobs.bucket.read(f"{s['outputs']['mergedURI']}/model.safetensors")) for s in statuses)
+    assert one.keys() == two.keys()
+    return max(float((one[name].float() - two[name].float()).abs().max()) for name in one)
+
+
+@side_by_side
+def test_the_death_of_a_rank_ends_the_other_and_a_new_attempt_goes_on(jobs: Jobs) -> None:
+    jobs.apply("gang", training__maxSteps=60, checkpoints__everySteps=4, **on_two_nodes(LINKS[1]), **NO_MERGE)
+
+    jobs.wait_for_checkpoint("gang", 4, attempt=1)
+    pods = jobs.pods("gang", attempt=1)
+    nodes.kill_container(uid_of(pods[1]))
+    wait_for_end_of_all(pods)
+
+    reached = jobs.wait_for_checkpoint("gang", 12, attempt=2)["checkpoint"]["step"]
+    again = jobs.pods("gang", attempt=2)
+    jobs.kubectl("delete", "pod", "--grace-period=0", "--force", again[1]["metadata"]["name"])
+    wait_for_end_of_all(again)
+
+    status = jobs.wait_for("gang", "Succeeded")
+    first, second, third = attempts_of(status)
+    assert [each["outcome"] for each in (first, second, third)] == ["Failed", "Failed", "Succeeded"]
+    assert (first["rank"], first["node"], first["exitCode"]) == (1, pods[1]["spec"]["nodeName"], 137)
+    assert (second["rank"], second["node"]) == (1, again[1]["spec"]["nodeName"])
+    assert all(each["decision"] and each["advice"] for each in (first, second))
+    lines = jobs.metrics(status)
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert next(line["step"] for line in lines if line["attempt"] == 3) > reached
+
+
+def uid_of(pod: JsonObject) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def wait_for_end_of_all(pods: list[JsonObject]) -> None:
+    """No process of the gang may be left 30 s after one of its ranks has died."""
+    wait_until(
+        lambda: [nodes.argv_of(pid) for pod in pods for pid in nodes.processes_of_pod(uid_of(pod))],
+        lambda running: all(argv[:1] == [nodes.PAUSE] for argv in running),
+        "all ranks have ended",
+        30,
+    )
