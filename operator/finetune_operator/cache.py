@@ -279,11 +279,6 @@ class Cache:
         pod = family.pods.get(pod_uid) if family else None
         return Reporter(pod, child, owner) if pod and not pod.is_gone and child and owner else None
 
-    def child_of_pod(self, pod_uid: str) -> tuple[str, str] | None:
-        """The uids of the child Job and of the FineTuneJob that a pod belongs to."""
-        reporter = self.reporter(pod_uid)
-        return (reporter.job_uid, reporter.owner_uid) if reporter else None
-
     def note_report(self, owner_uid: str, report: ReceivedReport) -> JobKey | None:
         """Remember a job's newest report."""
         family = self._families.get(owner_uid)

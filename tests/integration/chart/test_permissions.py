@@ -166,7 +166,9 @@ def wait_with_a_reason_and_lose_the_job(api: Api, kubelet: Kubelet) -> None:
     """Events are read for the reason, and a child Job that somebody deleted is looked for."""
     apply_job(api, "waiting")
     kubelet.assign(kubelet.pod_of("waiting-prepare-1"), "some-node")
-    api.wait_for_status("waiting", reason="WaitingForPod", seconds=20)
+    wait_until(
+        lambda: "waitingSince" in api.status("waiting"), 20, lambda: "wait that is long enough to ask why"
+    )
     api.delete(BATCH, "jobs", "waiting-prepare-1")
     kubelet.obey_deletion("waiting-prepare-1")
     job_is_there(api, "waiting-prepare-2")

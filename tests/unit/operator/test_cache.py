@@ -73,7 +73,9 @@ def test_children_are_found_by_their_owners_uid(cache: Cache) -> None:
 
     assert [job.uid for job in observed.jobs] == ["j"]
     assert [pod.uid for pod in observed.pods] == ["p"]
-    assert cache.child_of_pod("p") == ("j", "u")
+    reporter = cache.reporter("p")
+    assert reporter is not None
+    assert (reporter.pod.uid, reporter.job_uid, reporter.owner_uid) == ("p", "j", "u")
 
 
 def test_an_older_version_than_ours_is_no_news(cache: Cache) -> None:
@@ -101,7 +103,7 @@ def test_a_finished_job_is_forgotten_with_its_family(cache: Cache) -> None:
     assert cache.observed("u").jobs == ()
     assert cache.observe_child_job(child_body()) is None
     assert cache.observe_pod(pod_body()) is None
-    assert cache.child_of_pod("p") is None
+    assert cache.reporter("p") is None
 
 
 def test_a_stale_event_does_not_wake_a_finished_job(cache: Cache) -> None:

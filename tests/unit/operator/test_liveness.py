@@ -75,7 +75,7 @@ def test_the_watch_that_is_silent_is_named_with_its_silence(clock: Clock, delive
     told = deliveries.describe_silence(BOUND, answering_since=0)
 
     assert told is not None
-    assert told.startswith("nothing came through the watch of jobs in all namespaces (163 s), although")
+    assert told.startswith("nothing came through the watch of jobs in all namespaces (163 s), neither")
     assert "pods" not in told
 
 
