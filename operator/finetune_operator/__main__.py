@@ -38,7 +38,7 @@ from finetune_operator.work_queue import WorkQueue
 
 START_RETRY_SECONDS = 2.0
 # Reconciles that run when the process is told to end get this long; the rest of the end takes a second or two.
-DRAIN_SECONDS = 5.0
+DRAIN_SECONDS = 4.0
 STOP_SECONDS = 2.0
 EXIT_CANNOT_START = 1
 # Look-ups only explain why a job waits: those of thousands of waiting jobs must not become the API server's load.

@@ -77,8 +77,9 @@ def error_of_response(
             return Refused(message, status=status, reason=reason)
         case _:
             pause_seconds = _retry_after_seconds(headers)
-            # 401: a token that is refused now is refused in a moment, too. 504: it took its time.
-            quick = status not in (401, 504)
+            # 401: a token that is refused now is refused in a moment, too. 410: so is one to go on with a list.
+            # 504: it took its time.
+            quick = status not in (401, 410, 504)
             return Unavailable(
                 message, status=status, retry_after_seconds=pause_seconds, failed_quickly=quick
             )

@@ -1,4 +1,4 @@
-"""The cluster as the operator uses it: read, create, apply, delete. Every write passes the gate, which is the Lease.
+"""The cluster as the operator uses it: read, create, apply, delete; how that is asked stands in api_requests.py.
 
 The only user of the kubernetes client. Objects travel as plain dicts: the client's models would double the memory
 and the time of every request, and nothing here needs them.
@@ -6,25 +6,19 @@ and the time of every request, and nothing here needs them.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import os
-import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, cast
-from urllib.parse import quote, urlencode
+from typing import Self
 
-import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from finetune_api import API_VERSION, KIND, PLURAL, names
-from finetune_operator import metrics
 from finetune_operator.api_errors import (
     AlreadyExists,
     ClusterError,
@@ -33,8 +27,8 @@ from finetune_operator.api_errors import (
     NotFound,
     Refused,
     Unavailable,
-    error_of_response,
 )
+from finetune_operator.api_requests import ApiRequests, WriteGate, api_path
 from finetune_operator.job_resource import FineTuneJob, JobKey
 from finetune_operator.kubernetes_objects import JsonObject
 
@@ -46,21 +40,13 @@ __all__ = [
     "Connection",
     "NamespaceTerminating",
     "NotFound",
-    "OpenGate",
     "Refused",
     "TokenVerdict",
     "Unavailable",
     "WriteGate",
 ]
 
-REQUEST_TIMEOUT_SECONDS = 30.0
 LEASES = "apis/coordination.k8s.io/v1"
-LIST_CHUNK_SIZE = 500
-# What failed quickly is tried again without giving up what was done so far; a longer pause belongs to the work queue.
-# Every write can be repeated: names are deterministic, and updates carry the resource version they were made from.
-TRIES_IN_PLACE = 3
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_IN_PLACE_SECONDS = 2.0
 KUEUE_GROUP = "kueue.x-k8s.io"
 KUEUE_LABEL_JOB_UID = f"{KUEUE_GROUP}/job-uid"
 # An upgrade of Kueue may serve another version from one minute to the next.
@@ -70,20 +56,6 @@ CHILD_SELECTOR = names.LABEL_JOB_UID
 SERVICE_ACCOUNT_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105
 
 logger = logging.getLogger(__name__)
-
-
-class WriteGate(Protocol):
-    """What every write passes."""
-
-    def check(self) -> None:
-        """Return if this process may write now. Raises Unavailable where it may not at the moment."""
-
-
-class OpenGate:
-    """Lets every write pass: for programs that are alone by other means."""
-
-    def check(self) -> None:
-        """Let it pass."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +83,13 @@ class Cluster:
     def __init__(self, client: ApiClient, configuration: Configuration) -> None:
         self._client = client
         self._configuration = configuration
-        self._gate: WriteGate = OpenGate()
+        self._api = ApiRequests(client.rest_client, configuration.host, self._authorization)
         self._kueue_version = ""
         self._kueue_version_read_at = 0.0
 
     def guard_writes(self, gate: WriteGate) -> None:
         """Let every write pass this gate from now on."""
-        self._gate = gate
+        self._api.guard_writes(gate)
 
     @classmethod
     async def connect(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -144,18 +116,23 @@ class Cluster:
         return Connection(
             server=self._configuration.host,
             tls=self._client.rest_client.ssl_context,
-            authorization=await self._configuration.get_api_key_with_prefix("BearerToken"),
+            authorization=await self._authorization(),
         )
+
+    async def _authorization(self) -> str | None:
+        """The header's value; a token that is kept in a file is read anew every minute."""
+        authorization: str | None = await self._configuration.get_api_key_with_prefix("BearerToken")
+        return authorization
 
     # --- FineTuneJobs ------------------------------------------------------------------------------------------
 
     async def read_job(self, key: JobKey) -> JsonObject:
         """Read a FineTuneJob. Raises NotFound."""
-        return await self._request("GET", _jobs_path(key.namespace, key.name))
+        return await self._api.request("GET", _jobs_path(key.namespace, key.name))
 
     def list_jobs(self, namespace: str | None) -> AsyncIterator[JsonObject]:
         """List FineTuneJobs of a namespace, or of all."""
-        return self._list(_jobs_path(namespace))
+        return self._api.list_objects(_jobs_path(namespace))
 
     async def write_status(self, job: FineTuneJob, status: JsonObject) -> JsonObject:
         """Replace the status of a FineTuneJob that has not changed since it was read. Raises Conflict, NotFound."""
@@ -170,7 +147,7 @@ class Cluster:
             },
             "status": status,
         }
-        return await self._request("PUT", f"{_jobs_path(job.namespace, job.name)}/status", body)
+        return await self._api.request("PUT", f"{_jobs_path(job.namespace, job.name)}/status", body)
 
     async def add_finalizer(self, job: FineTuneJob) -> JsonObject:
         """Add our finalizer to a FineTuneJob; others' stay. Raises Conflict, NotFound."""
@@ -197,14 +174,14 @@ class Cluster:
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         options = {"propagationPolicy": "Background", "preconditions": preconditions}
         try:
-            await self._request("DELETE", _jobs_path(key.namespace, key.name), options)
+            await self._api.request("DELETE", _jobs_path(key.namespace, key.name), options)
         except NotFound:
             logger.debug("not deleted, because it is gone: FineTuneJob %s", key)
 
     async def _write_finalizers(self, body: JsonObject, finalizers: list[str]) -> JsonObject:
         """Write the whole list; the resource version sees to it that nobody else's entry gets lost."""
         metadata = body["metadata"]
-        return await self._request(
+        return await self._api.request(
             "PATCH",
             _jobs_path(metadata["namespace"], metadata["name"]),
             {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": finalizers}},
@@ -215,15 +192,17 @@ class Cluster:
 
     async def read_child_job(self, namespace: str, name: str) -> JsonObject:
         """Read a Job. Raises NotFound."""
-        return await self._request("GET", _path("apis/batch/v1", namespace, "jobs", name))
+        return await self._api.request("GET", api_path("apis/batch/v1", namespace, "jobs", name))
 
     def list_child_jobs(self, namespace: str | None) -> AsyncIterator[JsonObject]:
         """List the Jobs of all FineTuneJobs of a namespace, or of all."""
-        return self._list(_path("apis/batch/v1", namespace, "jobs"), labelSelector=CHILD_SELECTOR)
+        return self._api.list_objects(
+            api_path("apis/batch/v1", namespace, "jobs"), labelSelector=CHILD_SELECTOR
+        )
 
     def list_pods(self, namespace: str | None, selector: str = CHILD_SELECTOR) -> AsyncIterator[JsonObject]:
         """List the pods of all FineTuneJobs of a namespace, or of all."""
-        return self._list(_path("api/v1", namespace, "pods"), labelSelector=selector)
+        return self._api.list_objects(api_path("api/v1", namespace, "pods"), labelSelector=selector)
 
     def list_pods_of_job(self, namespace: str, job_name: str) -> AsyncIterator[JsonObject]:
         """List the pods of one Job."""
@@ -231,12 +210,14 @@ class Cluster:
 
     def list_events_about(self, namespace: str, uid: str) -> AsyncIterator[JsonObject]:
         """List the events about one object."""
-        return self._list(_path("api/v1", namespace, "events"), fieldSelector=f"involvedObject.uid={uid}")
+        return self._api.list_objects(
+            api_path("api/v1", namespace, "events"), fieldSelector=f"involvedObject.uid={uid}"
+        )
 
     async def create_child_job(self, manifest: JsonObject) -> JsonObject:
         """Create a Job. Raises AlreadyExists, Refused."""
-        return await self._request(
-            "POST", _path("apis/batch/v1", manifest["metadata"]["namespace"], "jobs"), manifest
+        return await self._api.request(
+            "POST", api_path("apis/batch/v1", manifest["metadata"]["namespace"], "jobs"), manifest
         )
 
     async def delete_child_job(
@@ -247,49 +228,53 @@ class Cluster:
         In the foreground the Job stays until its last pod is gone.
         """
         policy = "Foreground" if foreground else "Background"
-        await self._delete(_path("apis/batch/v1", namespace, "jobs", name), uid, policy)
+        await self._api.delete(api_path("apis/batch/v1", namespace, "jobs", name), uid, policy)
 
     async def read_service(self, namespace: str, name: str) -> JsonObject:
         """Read a Service. Raises NotFound."""
-        return await self._request("GET", _path("api/v1", namespace, "services", name))
+        return await self._api.request("GET", api_path("api/v1", namespace, "services", name))
 
     async def apply_service(self, manifest: JsonObject) -> None:
         """Create or update a Service by server-side apply. Raises Refused."""
-        await self._apply("services", manifest)
+        await self._api.apply("services", manifest)
 
     async def delete_service(self, namespace: str, name: str, uid: str) -> None:
         """Delete a Service; one that is gone, or is another one by now, is left alone."""
-        await self._delete(_path("api/v1", namespace, "services", name), uid)
+        await self._api.delete(api_path("api/v1", namespace, "services", name), uid)
 
     async def read_config_map(self, namespace: str, name: str) -> JsonObject:
         """Read a ConfigMap. Raises NotFound."""
-        return await self._request("GET", _path("api/v1", namespace, "configmaps", name))
+        return await self._api.request("GET", api_path("api/v1", namespace, "configmaps", name))
 
     async def create_config_map(self, manifest: JsonObject) -> JsonObject:
         """Create a ConfigMap. Raises AlreadyExists, Refused."""
-        return await self._request(
-            "POST", _path("api/v1", manifest["metadata"]["namespace"], "configmaps"), manifest
+        return await self._api.request(
+            "POST", api_path("api/v1", manifest["metadata"]["namespace"], "configmaps"), manifest
         )
 
     async def delete_config_map(self, namespace: str, name: str, uid: str) -> None:
         """Delete a ConfigMap; one that is gone, or is another one by now, is left alone."""
-        await self._delete(_path("api/v1", namespace, "configmaps", name), uid)
+        await self._api.delete(api_path("api/v1", namespace, "configmaps", name), uid)
 
     async def apply_config_map(self, manifest: JsonObject) -> None:
         """Create or update a ConfigMap by server-side apply."""
-        await self._apply("configmaps", manifest)
+        await self._api.apply("configmaps", manifest)
 
     async def create_event(self, manifest: JsonObject) -> None:
         """Create an event. Raises AlreadyExists."""
-        await self._request("POST", _path("api/v1", manifest["metadata"]["namespace"], "events"), manifest)
+        await self._api.request(
+            "POST", api_path("api/v1", manifest["metadata"]["namespace"], "events"), manifest
+        )
 
     # --- Kueue -------------------------------------------------------------------------------------------------
 
     async def list_workloads_of(self, namespace: str, job_uid: str) -> AsyncIterator[JsonObject]:
         """List Kueue's Workloads of one Job. Raises NotFound where there is no Kueue."""
-        path = _path(f"apis/{KUEUE_GROUP}/{await self._served_kueue_version()}", namespace, "workloads")
+        path = api_path(f"apis/{KUEUE_GROUP}/{await self._served_kueue_version()}", namespace, "workloads")
         try:
-            async for workload in self._list(path, labelSelector=f"{KUEUE_LABEL_JOB_UID}={job_uid}"):
+            async for workload in self._api.list_objects(
+                path, labelSelector=f"{KUEUE_LABEL_JOB_UID}={job_uid}"
+            ):
                 yield workload
         except NotFound:
             self._kueue_version = ""
@@ -299,7 +284,7 @@ class Cluster:
         """Ask which version of its API this cluster's Kueue prefers; v1beta1 goes away where v1beta2 is served."""
         now = time.monotonic()
         if not self._kueue_version or now - self._kueue_version_read_at > KUEUE_VERSION_TRUSTED_SECONDS:
-            group = await self._request("GET", f"/apis/{KUEUE_GROUP}")
+            group = await self._api.request("GET", f"/apis/{KUEUE_GROUP}")
             self._kueue_version = group["preferredVersion"]["version"]
             self._kueue_version_read_at = now
         return self._kueue_version
@@ -308,21 +293,21 @@ class Cluster:
 
     async def read_lease(self, namespace: str, name: str, timeout_seconds: float = 10.0) -> JsonObject:
         """Read a Lease. Raises NotFound."""
-        return await self._send(
-            "GET", _path(LEASES, namespace, "leases", name), timeout_seconds=timeout_seconds
+        return await self._api.send(
+            "GET", api_path(LEASES, namespace, "leases", name), timeout_seconds=timeout_seconds
         )
 
     async def update_lease(self, manifest: JsonObject, timeout_seconds: float = 10.0) -> JsonObject:
         """Replace a Lease that has not changed since it was read. Raises Conflict, NotFound."""
         metadata = manifest["metadata"]
-        path = _path(LEASES, metadata["namespace"], "leases", metadata["name"])
-        return await self._send("PUT", path, manifest, timeout_seconds=timeout_seconds)
+        path = api_path(LEASES, metadata["namespace"], "leases", metadata["name"])
+        return await self._api.send("PUT", path, manifest, timeout_seconds=timeout_seconds)
 
     # --- the progress server's needs ---------------------------------------------------------------------------
 
     async def review_token(self, token: str, audience: str) -> TokenVerdict:
         """Ask whether a token is valid for an audience, and whose it is."""
-        review = await self._send(
+        review = await self._api.send(
             "POST",
             "/apis/authentication.k8s.io/v1/tokenreviews",
             {
@@ -344,134 +329,30 @@ class Cluster:
 
     async def read_issuer(self) -> JsonObject:
         """Read who issues the cluster's tokens: the OpenID discovery document."""
-        return await self._request("GET", "/.well-known/openid-configuration")
+        return await self._api.request("GET", "/.well-known/openid-configuration")
 
     async def read_signing_keys(self) -> JsonObject:
         """Read the keys with which the cluster signs its tokens: a JSON Web Key Set."""
-        return await self._request("GET", "/openid/v1/jwks")
+        return await self._api.request("GET", "/openid/v1/jwks")
 
     async def read_secret(self, namespace: str, name: str) -> JsonObject:
         """Read a Secret. Raises NotFound."""
-        return await self._request("GET", _path("api/v1", namespace, "secrets", name))
+        return await self._api.request("GET", api_path("api/v1", namespace, "secrets", name))
 
     async def update_secret(self, secret: JsonObject) -> JsonObject:
         """Replace a Secret that has not changed since it was read. Raises Conflict."""
         metadata = secret["metadata"]
-        return await self._request(
-            "PUT", _path("api/v1", metadata["namespace"], "secrets", metadata["name"]), secret
+        return await self._api.request(
+            "PUT", api_path("api/v1", metadata["namespace"], "secrets", metadata["name"]), secret
         )
-
-    # --- requests ----------------------------------------------------------------------------------------------
-
-    async def _apply(self, plural: str, manifest: JsonObject) -> None:
-        """Create or update an object of the core API by server-side apply."""
-        metadata = manifest["metadata"]
-        await self._request(
-            "PATCH",
-            _path("api/v1", metadata["namespace"], plural, metadata["name"]),
-            manifest,
-            content_type="application/apply-patch+yaml",
-            query={"fieldManager": names.FIELD_MANAGER, "force": "true"},
-        )
-
-    async def _delete(self, path: str, uid: str, policy: str = "Background") -> None:
-        options = {"propagationPolicy": policy, "preconditions": {"uid": uid}}
-        try:
-            await self._request("DELETE", path, options)
-        except (NotFound, Conflict):
-            logger.debug("not deleted, because it is gone or another one by now: %s", path)
-
-    async def _list(self, path: str, **query: str) -> AsyncIterator[JsonObject]:
-        token = ""
-        while True:
-            chunk = {**query, "limit": str(LIST_CHUNK_SIZE), **({"continue": token} if token else {})}
-            page = await self._request("GET", path, query=chunk)
-            for item in page["items"]:
-                yield item
-            token = page["metadata"].get("continue", "")
-            if not token:
-                return
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        body: JsonObject | None = None,
-        *,
-        content_type: str = "application/json",
-        query: Mapping[str, str] | None = None,
-    ) -> JsonObject:
-        """Send a request, and once or twice more where it failed quickly: any longer way back costs more requests."""
-        for number in range(TRIES_IN_PLACE):
-            if method != "GET":
-                self._gate.check()
-            try:
-                return await self._send(method, path, body, content_type=content_type, query=query)
-            except Unavailable as error:
-                pause_seconds = max(error.retry_after_seconds or 0, FIRST_PAUSE_SECONDS * 2**number)
-                may_help = error.failed_quickly and pause_seconds <= LONGEST_PAUSE_IN_PLACE_SECONDS
-                if number == TRIES_IN_PLACE - 1 or not may_help:
-                    raise
-            await asyncio.sleep(pause_seconds * random.uniform(1.0, 1.5))  # noqa: S311
-        raise AssertionError("the last try returns or raises")
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: JsonObject | None = None,
-        *,
-        content_type: str = "application/json",
-        query: Mapping[str, str] | None = None,
-        timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
-    ) -> JsonObject:
-        url = f"{self._configuration.host}{path}{f'?{urlencode(query)}' if query else ''}"
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(10, timeout_seconds))
-        try:
-            response = await self._client.rest_client.request(  # type: ignore[no-untyped-call]
-                method, url, headers=await self._headers(content_type), body=body, _request_timeout=timeout
-            )
-            content = await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            metrics.request_answered(method, path, None)
-            raise Unavailable(
-                f"{method} {path}: the API server cannot be reached: {error!r}",
-                failed_quickly=_was_cut_off(error),
-            ) from error
-        metrics.request_answered(method, path, response.status)
-        if response.status >= 300:
-            raise error_of_response(method, path, response.status, content, response.headers)
-        return cast(JsonObject, json.loads(content))
-
-    async def _headers(self, content_type: str) -> dict[str, str]:
-        headers = {
-            # As kubectl does: /openid/v1/jwks has a media type of its own.
-            "Accept": "application/json, */*",
-            "Content-Type": content_type,
-            "User-Agent": names.OPERATOR_NAME,
-        }
-        authorization = await self._configuration.get_api_key_with_prefix("BearerToken")
-        return {**headers, "Authorization": authorization} if authorization else headers
-
-
-def _was_cut_off(error: Exception) -> bool:
-    """Whether a connection broke while it was used; one that cannot be made, or is silent, takes longer to heal."""
-    return isinstance(error, aiohttp.ClientConnectionError | ConnectionError) and not isinstance(
-        error, aiohttp.ClientConnectorError | TimeoutError
-    )
 
 
 def _has_service_account() -> bool:
     return Path(SERVICE_ACCOUNT_TOKEN_PATH).exists()
 
 
-def _path(api: str, namespace: str | None, plural: str, name: str | None = None) -> str:
-    parts = [api, *(("namespaces", namespace) if namespace else ()), plural, *((name,) if name else ())]
-    return "".join(f"/{quote(part)}" for part in parts)
-
-
 def _jobs_path(namespace: str | None, name: str | None = None) -> str:
-    return _path(f"apis/{API_VERSION}", namespace, PLURAL, name)
+    return api_path(f"apis/{API_VERSION}", namespace, PLURAL, name)
 
 
 def _finalizers(body: JsonObject) -> list[str]:

@@ -131,6 +131,11 @@ def _parse_spec(
             f"{names.MAX_JOB_NAME_LENGTH} characters, because pods are named after it. "
             "Create the job under another name."
         )
+    if isinstance(raw, Mapping) and not raw.get("output"):
+        return None, (
+            "spec.output is left out, and this installation has no default store. Set spec.output.uri and "
+            "spec.output.store, or ask the administrator for one (the chart's defaultStore)."
+        )
     try:
         spec = FineTuneJobSpec.model_validate(raw)
     except ValidationError as error:

@@ -12,7 +12,8 @@ from typing import Any
 
 import kopf
 
-from finetune_operator.cluster import CHILD_SELECTOR, LIST_CHUNK_SIZE
+from finetune_operator.api_requests import LIST_CHUNK_SIZE
+from finetune_operator.cluster import CHILD_SELECTOR
 
 # Part of the time that a watch may be silent after which the API server is asked to end it, a sign of life that does
 # not depend on bookmarks: it sends none for a kind of object that has not changed since it was started.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from finetune_operator.cluster import ClusterError, Conflict, NotFound, Unavailable
+from finetune_operator.api_errors import ClusterError, Conflict, NotFound, Unavailable
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.times import utc_now
 
@@ -73,8 +73,8 @@ def make_identity(pod_name: str) -> str:
 
 
 def steady_seconds() -> float:
-    """A clock that nobody sets and that also counts while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    """A clock that nobody sets and that, on Linux, also counts while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def end_this_process() -> None:

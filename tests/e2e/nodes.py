@@ -23,12 +23,11 @@ NODES = (node_address(1, STATE.identity), node_address(2, STATE.identity))
 
 def processes_of(node: NodeAddress) -> Iterator[tuple[int, str]]:
     """Pid, and uid of the pod, of every process that runs in a pod of the node; pause processes too."""
-    hierarchy = next(
-        each for each in hierarchies(MOUNTS.read_text()) if (each / node.cgroup.lstrip("/")).is_dir()
-    )
-    for members in (hierarchy / node.cgroup.lstrip("/")).glob("kubepods/**/cgroup.procs"):
-        pod = next((part.removeprefix("pod") for part in members.parts if part.startswith("pod")), None)
-        for pid in _read_numbers(members) if pod else []:
+    tops = (each / node.cgroup.lstrip("/") / "kubepods" for each in hierarchies(MOUNTS.read_text()))
+    # Not glob(): what a container's end removes meanwhile is an error to it.
+    for folder, _, _ in os.walk(next(top for top in tops if top.is_dir())):
+        pod = next((part.removeprefix("pod") for part in Path(folder).parts if part.startswith("pod")), None)
+        for pid in _read_numbers(Path(folder, "cgroup.procs")) if pod else []:
             yield pid, str(pod)
 
 

@@ -139,7 +139,7 @@ def test_an_image_that_cannot_be_pulled_is_said_soon_and_another_one_can_be_set(
     status = jobs.wait_until(
         "mistyped", "waiting for its image", lambda s: s.get("reason") == "ImagePull", 10
     )
-    assert (status["phase"], nowhere in status["message"]) == ("Pending", True)
+    assert (status["phase"], nowhere in status["message"]) == ("Queued", True)
 
     jobs.patch("mistyped", image=jobs.environment.images["trainer"])
     jobs.wait_until("mistyped", "training", lambda s: s.get("progress", {}).get("step", 0) > 0)

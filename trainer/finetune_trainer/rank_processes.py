@@ -85,6 +85,7 @@ class RankProcesses:
         for process in self._processes.values():
             process.kill()
             process.wait()
+        self._finish_printing()
 
     def wait(self, watch: Callable[[], None] = lambda: None) -> list[RankEnd]:
         """Wait until all have ended; once one has failed or all were told to go, the others have little time left.

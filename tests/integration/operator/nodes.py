@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -98,7 +99,7 @@ class StandInNodes:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             for name in tuple(self._alive):
                 # Tests stop the API server; the next beat is soon enough.
-                with contextlib.suppress(OSError, RequestRefused):
+                with contextlib.suppress(OSError, http.client.HTTPException, RequestRefused):
                     self._renew(name)
 
     def _renew(self, name: str) -> None:

@@ -38,7 +38,9 @@ class Script:
     """What becomes of a pod. None stands for never."""
 
     end: End = field(default_factory=End)
+    # From when so many ranks of the attempt run: those of a gang wait for one another.
     run_seconds: float | None = 0.0
+    ranks: int = 1
     # What SIGTERM does, and after how long; never, on a node that is dead.
     stop: End = SAVED
     stop_seconds: float | None = 0.0
@@ -86,6 +88,8 @@ class ScriptedKubelet:
         self._clock = _Clock(self._failed)
         self._started: dict[str, Script] = {}
         self._running: dict[str, tuple[JsonObject, Script]] = {}
+        self._waiting: dict[tuple[str, Stage, int], list[tuple[JsonObject, Script]]] = {}
+        self._lock = threading.Lock()
         self._told_to_go: set[str] = set()
         self._ended: set[str] = set()
         self._failures: list[BaseException] = []
@@ -140,15 +144,28 @@ class ScriptedKubelet:
         if script is None or "deletionTimestamp" in pod["metadata"]:
             return
         self._started[pod["metadata"]["uid"]] = script
-        self._clock.call_after(0, lambda: self._run(pod, script))
+        self._clock.call_after(0, lambda: self._run(pod, part, script))
 
-    def _run(self, pod: JsonObject, script: Script) -> None:
+    def _run(self, pod: JsonObject, part: Part, script: Script) -> None:
         if self._node is not None and "nodeName" not in pod["spec"]:
             bind(self._api, pod, self._node)
         write_running(self._api, pod)
         self._running[pod["metadata"]["uid"]] = (pod, script)
-        if script.run_seconds is not None:
-            self._clock.call_after(script.run_seconds, lambda: self._finish(pod, script.end))
+        for each, its_script in self._complete_gang(pod, part, script):
+            if its_script.run_seconds is not None:
+                finish = partial(self._finish, each, its_script.end)
+                self._clock.call_after(its_script.run_seconds, finish)
+
+    def _complete_gang(self, pod: JsonObject, part: Part, script: Script) -> list[tuple[JsonObject, Script]]:
+        """The pods of the attempt if this one completes them, else none."""
+        with self._lock:
+            gang = self._waiting.setdefault((part.job, part.stage, part.attempt), [])
+            gang.append((pod, script))
+            if len(gang) < script.ranks:
+                return []
+            complete = gang.copy()
+            gang.clear()
+            return complete
 
     def _finish(self, pod: JsonObject, end: End) -> None:
         uid = pod["metadata"]["uid"]

@@ -113,10 +113,10 @@ def make_stranger() -> dict[str, object]:
 
 
 def play_gangs(part: Part) -> Script | None:
-    """A train pod starts when it has a node, and trains for a second."""
-    if part.stage == "train" and part.node is None:
-        return None
-    return Script(GOOD_ENDS[part.stage], run_seconds=1.0 if part.stage == "train" else 0.0, stop=End(22))
+    """A train pod starts when it has a node, waits for its peer, and trains for a second."""
+    if part.stage != "train":
+        return Script(GOOD_ENDS[part.stage])
+    return Script(GOOD_ENDS[part.stage], run_seconds=1.0, ranks=2, stop=End(22)) if part.node else None
 
 
 def wait_for_attempt(scene: Scene, name: str) -> None:
@@ -225,6 +225,8 @@ def test_a_node_that_comes_back_in_time_confirms_the_eviction(
     reach_training(api, kubelet, node=node)
 
     nodes.fail(node)
+    import json,sys
+    print(json.dumps([(n["metadata"]["name"],n["spec"].get("taints"),[c for c in n["status"]["conditions"] if c["type"]=="Ready"]) for n in api.send("GET","api/v1/nodes")["items"]],indent=1),file=sys.stderr)
     kubelet.obey_deletion("bot-train-1", End(22, message=saved(40)))
 
     job_is_there(api, "bot-train-2")

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
 
-from finetune_operator import cluster as cluster_module
+from finetune_api import names
+from finetune_operator import api_requests
 from finetune_operator.api_errors import error_of_response
 from finetune_operator.cluster import (
     AlreadyExists,
@@ -24,6 +25,7 @@ from finetune_operator.cluster import (
     Unavailable,
 )
 from finetune_operator.job_resource import JobKey
+from tests.unit.operator.builders import UID, make_job
 
 
 def error(status: int, reason: str = "", headers: dict[str, str] | None = None, **body: Any) -> ClusterError:
@@ -41,6 +43,7 @@ def error(status: int, reason: str = "", headers: dict[str, str] | None = None, 
         (422, "Invalid", Refused),
         (400, "BadRequest", Refused),
         (401, "Unauthorized", Unavailable),
+        (410, "Expired", Unavailable),
         (429, "TooManyRequests", Unavailable),
         (500, "InternalError", Unavailable),
         (503, "ServiceUnavailable", Unavailable),
@@ -86,10 +89,12 @@ class Server:
     def __init__(self) -> None:
         self.answers: list[web.Response] = []
         self.asked: list[tuple[str, str]] = []
+        self.bodies: list[Any] = []
         self.breaks = 0
 
     async def handle(self, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.path))
+        self.bodies.append(await request.json() if request.can_read_body else None)
         if self.breaks:
             self.breaks -= 1
             assert request.transport is not None
@@ -115,7 +120,7 @@ def server() -> Server:
 
 @pytest.fixture
 async def cluster(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
-    monkeypatch.setattr(cluster_module, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(api_requests, "FIRST_PAUSE_SECONDS", 0.0)
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.handle)
     runner = web.AppRunner(application)
@@ -178,6 +183,7 @@ async def test_a_third_failure_is_for_the_work_queue(cluster: Cluster, server: S
     [
         pytest.param(429, {"Retry-After": "30"}, id="a long pause is for the work queue"),
         pytest.param(504, {}, id="so is what took its time to fail"),
+        pytest.param(410, {}, id="a list that took too long begins anew"),
         pytest.param(401, {}, id="a token that is refused is refused in a moment, too"),
         pytest.param(409, {"Retry-After": "0"}, id="a conflict is decided anew"),
         pytest.param(403, {"Retry-After": "0"}, id="a refusal stays one"),
@@ -293,3 +299,98 @@ async def test_without_kueue_there_are_no_workloads(cluster: Cluster, server: Se
 
     with pytest.raises(NotFound):
         [each async for each in cluster.list_workloads_of("ml", "uid-1")]
+
+
+# --- what is written -------------------------------------------------------------------------------------------
+
+
+def job_body(*finalizers: str, uid: str = UID) -> dict[str, Any]:
+    metadata = {"namespace": "ml", "name": "bot", "uid": uid, "resourceVersion": "7"}
+    return {"metadata": {**metadata, "finalizers": list(finalizers)}, "spec": {}}
+
+
+OTHER = "example.com/other"
+
+
+async def test_our_finalizer_is_added_to_those_of_others_and_only_to_the_version_that_was_read(
+    cluster: Cluster, server: Server
+) -> None:
+    server.answers = [web.json_response(job_body(OTHER))]
+
+    await cluster.add_finalizer(make_job())
+
+    assert server.asked[-1][0] == "PATCH"
+    assert server.bodies[-1] == {"metadata": {"resourceVersion": "7", "finalizers": [OTHER, names.FINALIZER]}}
+
+
+async def test_a_finalizer_that_is_there_is_not_written_again(cluster: Cluster, server: Server) -> None:
+    server.answers = [web.json_response(job_body(names.FINALIZER))]
+
+    assert await cluster.add_finalizer(make_job()) == job_body(names.FINALIZER)
+
+    assert len(server.asked) == 1
+
+
+async def test_another_job_of_the_same_name_gets_no_finalizer(cluster: Cluster, server: Server) -> None:
+    server.answers = [web.json_response(job_body(uid="uid-2"))]
+
+    with pytest.raises(NotFound):
+        await cluster.add_finalizer(make_job())
+
+    assert len(server.asked) == 1
+
+
+async def test_only_our_finalizer_is_removed(cluster: Cluster, server: Server) -> None:
+    server.answers = [web.json_response(job_body(names.FINALIZER, OTHER))]
+
+    await cluster.remove_finalizer(job_body())
+
+    assert server.bodies[-1] == {"metadata": {"resourceVersion": "7", "finalizers": [OTHER]}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param((404, {}), id="the job is gone"),
+        pytest.param((200, job_body(OTHER)), id="it has none of ours"),
+        pytest.param((200, job_body(names.FINALIZER, uid="uid-2")), id="it is another one by now"),
+    ],
+)
+async def test_where_there_is_no_finalizer_of_ours_none_is_removed(
+    answer: tuple[int, dict[str, Any]], cluster: Cluster, server: Server
+) -> None:
+    status, body = answer
+    server.answers = [web.json_response(body, status=status)]
+
+    await cluster.remove_finalizer(job_body())
+
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("foreground", "policy"), [(False, "Background"), (True, "Foreground")])
+async def test_a_job_is_deleted_only_if_it_is_the_one_that_is_meant(
+    foreground: bool, policy: str, cluster: Cluster, server: Server
+) -> None:
+    await cluster.delete_child_job("ml", "bot-train-1", "uid-9", foreground=foreground)
+
+    assert server.bodies == [{"propagationPolicy": policy, "preconditions": {"uid": "uid-9"}}]
+
+
+async def test_a_finished_job_is_deleted_only_in_the_version_that_was_judged(
+    cluster: Cluster, server: Server
+) -> None:
+    server.refuse(409)
+
+    with pytest.raises(Conflict):
+        await cluster.delete_finetune_job(JobKey("ml", "bot"), "uid-1", "7")
+
+    assert server.bodies[0]["preconditions"] == {"uid": "uid-1", "resourceVersion": "7"}
+
+
+async def test_a_service_is_applied_by_the_server_in_our_name(cluster: Cluster, server: Server) -> None:
+    manifest = {"metadata": {"namespace": "ml", "name": "bot-train-1"}, "spec": {"clusterIP": "None"}}
+
+    await cluster.apply_service(manifest)
+
+    assert server.asked == [("PATCH", "/api/v1/namespaces/ml/services/bot-train-1")]
+    assert server.bodies == [manifest]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.job_resource import is_settled, parse_job
+from finetune_operator.job_resource import InstallationRules, is_settled, parse_job
 from tests.unit.operator.builders import make_job
 
 
@@ -56,3 +56,25 @@ def test_a_name_that_pods_cannot_be_named_after_is_a_problem(name: str) -> None:
 )
 def test_a_job_is_settled_when_it_ended_with_the_spec_it_has(status: Any, settled: bool) -> None:
     assert is_settled({"metadata": {"generation": 2}, "status": status}) is settled
+
+
+def test_a_job_without_output_hears_of_the_default_store() -> None:
+    body = make_manifest("bot", "ml")
+    del body["spec"]["output"]
+    body["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+
+    problem = parse_job(body).problem
+
+    assert problem is not None
+    assert problem.startswith("spec.output is left out, and this installation has no default store.")
+
+
+def test_remote_code_runs_only_where_the_administrator_allows_it() -> None:
+    body = make_manifest("bot", "ml", model__trustRemoteCode=True)
+    body["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+
+    refused, allowed = parse_job(body), parse_job(body, InstallationRules(trust_remote_code=True))
+
+    assert refused.problem is not None
+    assert "spec.model.trustRemoteCode is true" in refused.problem
+    assert allowed.problem is None
