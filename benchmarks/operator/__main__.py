@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bars import Bar, broken_bar
+from benchmarks.bars import Bar, JsonObject, broken_bar
 from benchmarks.machine import Usage, describe_machine, describe_versions
 from benchmarks.operator.deletion import measure_deletion
 from benchmarks.operator.image import measure_image
@@ -63,6 +63,14 @@ class Outcome:
     seconds: float
     foreign_cores: float
 
+    def as_json(self) -> JsonObject:
+        """Say how long these bars took, and how quiet it was."""
+        return {
+            "bars": [bar.identifier for bar in self.bars],
+            "seconds": round(self.seconds, 1),
+            "foreignCores": round(self.foreign_cores, 3),
+        }
+
 
 def main(arguments: Sequence[str]) -> int:
     """Measure. Returns 1 where a measurement broke; a missed bar is a result like any other."""
@@ -80,9 +88,10 @@ def main(arguments: Sequence[str]) -> int:
         machine,
         _versions(),
         seconds=round(time.monotonic() - began, 1),
-        isFull=not options.quick,
+        isFull=not options.quick and not options.only,
         foreignCores=round(foreign_cores, 3),
         isQuiet=foreign_cores <= QUIET_CORES,
+        parts=[outcome.as_json() for outcome in outcomes],
     )
     _print_summary(options, foreign_cores, time.monotonic() - began)
     return int(any(bar.error for bar in bars))

@@ -39,16 +39,6 @@ class BareClient:
         self._namespace = namespace
         self._pattern = pattern
 
-    @classmethod
-    async def learn(cls, api: Api, namespace: str, job_name: str) -> Pattern:
-        """Read what the operator wrote for a job."""
-        child = first_child(job_name)
-        return Pattern(
-            _bare(await api.read("configmaps", namespace, child)),
-            _bare(await api.read("jobs", namespace, child)),
-            (await api.read(PLURAL, namespace, job_name))["status"],
-        )
-
     async def write_children(self, owner: JsonObject) -> None:
         """Create a job's ConfigMap and Job, and write its status."""
         metadata = owner["metadata"]
@@ -57,6 +47,16 @@ class BareClient:
         path = f"{path_of(PLURAL, self._namespace, metadata['name'])}/status"
         body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "status": self._pattern.status}
         await self._api.send("PUT", path, body)
+
+
+async def learn_pattern(api: Api, namespace: str, job_name: str) -> Pattern:
+    """Read what the operator wrote for a job."""
+    child = first_child(job_name)
+    return Pattern(
+        _bare(await api.read("configmaps", namespace, child)),
+        _bare(await api.read("jobs", namespace, child)),
+        (await api.read(PLURAL, namespace, job_name))["status"],
+    )
 
 
 def _bare(found: JsonObject) -> JsonObject:
@@ -77,6 +77,7 @@ def _owned(pattern: JsonObject, owner: JsonObject) -> JsonObject:
     metadata = {
         **pattern["metadata"],
         "name": first_child(owner["name"]),
+        "namespace": owner["namespace"],
         "ownerReferences": [reference],
     }
     return {**pattern, "metadata": metadata}

@@ -17,7 +17,6 @@ from finetune_api.names import Stage
 
 CHILDREN = ("jobs", "configmaps", "pods")
 PATIENCE_SECONDS = 120.0
-SETTLE_SECONDS = 3.0
 LIVES = {Stage.PREPARE: PodLife(runs_seconds=0.05), Stage.TRAIN: PodLife(runs_seconds=None)}
 
 
@@ -34,7 +33,7 @@ async def measure_deletion(open_world: OpenWorld, scale: Scale) -> Sequence[Bar]
         for name in names:
             await world.api.create(PLURAL, build_job(world.namespace, name))
         await within(PATIENCE_SECONDS, "training", asyncio.gather(*training))
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(scale.settle_seconds)
         seconds = [await _delete(world, watcher, name) for name in names]
     figure = median_figure("children gone", seconds, "s")
     return (Bar("C-7", "delete → children gone", (figure,), {"n": len(seconds)}),)

@@ -19,7 +19,6 @@ from finetune_api.termination import MAX_TERMINATION_MESSAGE_BYTES, TerminationM
 
 JOB = "often-preempted"
 PATIENCE_SECONDS = 60.0
-SETTLE_SECONDS = 2.0
 KIB = 1024
 # With the default of 5 s, fifty attempts would take minutes.
 RESTART_DELAY_SECONDS = "0.01"
@@ -34,7 +33,7 @@ async def measure_object_size(open_world: OpenWorld, scale: Scale) -> Sequence[B
     ):
         await world.api.create(PLURAL, build_job(world.namespace, JOB))
         await _interrupt(world, PodArrivals(watcher), Kubelet(world.api), scale.attempts)
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(scale.settle_seconds)
         found = await world.api.read(PLURAL, world.namespace, JOB)
     return (_bar(found, scale.attempts),)
 

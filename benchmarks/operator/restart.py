@@ -6,6 +6,7 @@ The naive operator runs while the jobs are stored, so it has handled each of the
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,6 @@ from finetune_api.names import Stage
 
 REQUESTS_AT_ONCE = 32
 PATIENCE_SECONDS = 300.0
-# How long after it is ready the operator is watched for writes that it should not make; peak memory is read then.
-SETTLE_SECONDS = 4.0
 FINISHED, UNFINISHED, NEW = "finished", "unfinished", "new"
 WHOLE_LIFE = {stage: PodLife(runs_seconds=0.05) for stage in (Stage.PREPARE, Stage.TRAIN, Stage.EXPORT)}
 
@@ -45,14 +44,14 @@ async def measure_restart(open_world: OpenWorld, scale: Scale) -> Sequence[Bar]:
     """Store the jobs, then restart both operators beside them; neither finds anything to do."""
     finished = scale.stored_jobs - scale.unfinished_jobs
     async with open_world(fast_controllers=True) as world:
-        empty_mib = [await _peak_without_jobs(world) for _ in range(scale.restarts)]
-        status = await _prepare_unfinished(world, scale.unfinished_jobs)
+        empty_mib = [await _peak_without_jobs(world, scale) for _ in range(scale.restarts)]
+        status = await _prepare_unfinished(world, scale)
         with world.without_controllers():
-            naive_first_mib = await _store_finished(world, finished, status)
+            naive_first_mib = await _store_finished(world, scale, finished, status)
             restarts, naive_mib = _Restarts(), []
             for number in range(scale.restarts):
-                await _restart(world, f"{NEW}-{number}", restarts)
-                naive_mib.append(await _peak_of_naive(world))
+                await _restart(world, f"{NEW}-{number}", restarts, scale)
+                naive_mib.append(await _peak_of_naive(world, scale))
     return (
         _bar_of_restart(restarts, scale.stored_jobs, finished),
         _bar_of_memory(empty_mib, restarts.peaks_mib, naive_first_mib, naive_mib, scale.stored_jobs),
@@ -76,37 +75,37 @@ def _bar_of_restart(restarts: _Restarts, stored: int, finished: int) -> Bar:
 def _bar_of_memory(
     empty: Sequence[float], full: Sequence[float], naive_first: float, naive: Sequence[float], stored: int
 ) -> Bar:
-    naive_figure = median_figure("naive", naive, "MiB")
+    # Kopf handles everything at once after a restart, which costs it more than to handle one after the other.
+    least_of_naive = min(naive_first, statistics.median(naive))
     return Bar(
         "C-5",
         "memory (VmHWM)",
         (
             median_figure("at 0 objects", empty, "MiB", 96),
-            median_figure(f"at {stored} objects", full, "MiB", naive_figure.value),
+            median_figure(f"at {stored} objects", full, "MiB", round(least_of_naive, 1)),
         ),
         {
             "naiveAfterRestartMiB": list(naive),
             "naiveAfterHandlingEachMiB": naive_first,
-            "compared": "both after a restart beside the same stored objects",
         },
     )
 
 
-async def _peak_without_jobs(world: World) -> float:
+async def _peak_without_jobs(world: World, scale: Scale) -> float:
     async with world.operator() as (process, _):
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(scale.settle_seconds)
         return process.peak_memory_mib
 
 
 # --- what is stored ------------------------------------------------------------------------------------------------
 
 
-async def _prepare_unfinished(world: World, count: int) -> dict[str, Any]:
+async def _prepare_unfinished(world: World, scale: Scale) -> dict[str, Any]:
     """Create jobs whose pods run; returns the status of another that the operator has led to its end."""
     async with world.operator(), watching(world.api, PLURAL, "pods") as watcher:
         status = await _lead_one(world, watcher)
         async with leading_pods(world.api, watcher, {Stage.PREPARE: PodLife(runs_seconds=None)}):
-            names = list(list_names(UNFINISHED, count))
+            names = list(list_names(UNFINISHED, scale.unfinished_jobs))
             under_way = [
                 watcher.expect(PLURAL, world.namespace, name, has_phase("Preparing")) for name in names
             ]
@@ -115,7 +114,7 @@ async def _prepare_unfinished(world: World, count: int) -> dict[str, Any]:
                 REQUESTS_AT_ONCE,
             )
             await within(PATIENCE_SECONDS, "the start of the unfinished jobs", asyncio.gather(*under_way))
-            await asyncio.sleep(SETTLE_SECONDS)
+            await asyncio.sleep(scale.settle_seconds)
     return status
 
 
@@ -130,14 +129,14 @@ async def _lead_one(world: World, watcher: Watcher) -> dict[str, Any]:
     return status
 
 
-async def _store_finished(world: World, count: int, status: dict[str, Any]) -> float:
+async def _store_finished(world: World, scale: Scale, count: int, status: dict[str, Any]) -> float:
     """Store copies of a finished job while the naive operator makes its Jobs; returns its peak memory."""
     names = list(list_names(FINISHED, count))
     async with world.naive_operator() as (process, _), watching(world.api, "jobs") as watcher:
         handled = [watcher.expect("jobs", world.namespace, name) for name in names]
         await gather_limited((_store_one(world, name, status) for name in names), REQUESTS_AT_ONCE)
         await within(PATIENCE_SECONDS, "a Job of the naive operator for each", asyncio.gather(*handled))
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(scale.settle_seconds)
         return process.peak_memory_mib
 
 
@@ -152,7 +151,7 @@ async def _store_one(world: World, name: str, status: dict[str, Any]) -> None:
 # --- restarts ------------------------------------------------------------------------------------------------------
 
 
-async def _restart(world: World, new_name: str, restarts: _Restarts) -> None:
+async def _restart(world: World, new_name: str, restarts: _Restarts, scale: Scale) -> None:
     """Start, create a job in the moment when the operator says it is ready, and look for writes it should not make."""
     mark = world.audit.mark()
     async with world.operator() as (process, ready_seconds), watching(world.api, "jobs") as watcher:
@@ -162,7 +161,7 @@ async def _restart(world: World, new_name: str, restarts: _Restarts) -> None:
         created_at = time.monotonic()
         seen = await within(PATIENCE_SECONDS, f"the first child Job of {new_name}", handled)
         restarts.new_job_seconds.append(max(0.0, seen.at - created_at))
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(scale.settle_seconds)
         restarts.peaks_mib.append(process.peak_memory_mib)
     requests = world.audit.requests(mark, user=world.installation.account.user)
     restarts.requests.append(count_by_kind(requests))
@@ -175,8 +174,8 @@ def _is_stray(request: Request, namespace: str) -> bool:
     return request.is_write and request.namespace == namespace and is_about_stored
 
 
-async def _peak_of_naive(world: World) -> float:
+async def _peak_of_naive(world: World, scale: Scale) -> float:
     """Peak memory of the naive operator where it has handled every job before."""
     async with world.naive_operator() as (process, _):
-        await asyncio.sleep(2 * SETTLE_SECONDS)
+        await asyncio.sleep(2 * scale.settle_seconds)
         return process.peak_memory_mib

@@ -22,6 +22,8 @@ class Scale:
     idle_seconds: float
     deletions: int
     attempts: int
+    settle_seconds: float
+    """How long afterthoughts are waited for: deletions, events, the Job controller's own updates."""
 
 
 FULL = Scale(
@@ -35,9 +37,10 @@ FULL = Scale(
     lives=3,
     training_jobs=300,
     progress_seconds=45,
-    idle_seconds=45,
+    idle_seconds=35,
     deletions=10,
     attempts=50,
+    settle_seconds=4,
 )
 QUICK = Scale(
     starts=1,
@@ -49,8 +52,9 @@ QUICK = Scale(
     restarts=1,
     lives=1,
     training_jobs=5,
-    progress_seconds=12,
-    idle_seconds=4,
+    progress_seconds=11,
+    idle_seconds=3,
     deletions=1,
     attempts=12,
+    settle_seconds=1.5,
 )

@@ -24,8 +24,6 @@ from finetune_api.names import Stage
 
 REQUESTS_AT_ONCE = 32
 PATIENCE_SECONDS = 300.0
-# The Job controller's and our own afterthoughts (deletions, events) come within this.
-SETTLE_SECONDS = 5.0
 # Each stage's pods run for longer than it takes the Job controller to tell.
 LIFE = {stage: PodLife(runs_seconds=1.5) for stage in (Stage.PREPARE, Stage.TRAIN, Stage.EXPORT)}
 UNTIL_TRAINING = {Stage.PREPARE: PodLife(runs_seconds=0.05), Stage.TRAIN: PodLife(runs_seconds=None)}
@@ -49,10 +47,10 @@ async def measure_writes(open_world: OpenWorld, scale: Scale) -> Sequence[Bar]:
     """Count requests in the audit log."""
     async with open_world(fast_controllers=True) as world:
         async with world.operator(), watching(world.api, PLURAL, "pods") as watcher:
-            lives = await _observe_lives(world, watcher, scale.lives)
+            lives = await _observe_lives(world, watcher, scale)
         port = free_port()
         async with world.operator(port) as (process, _), watching(world.api, PLURAL, "pods") as watcher:
-            pods = await _bring_to_training(world, watcher, scale.training_jobs)
+            pods = await _bring_to_training(world, watcher, scale)
             cpu_before = process.cpu_seconds
             idle = await _observe_quiet(world, scale.idle_seconds)
             idle_cores = (process.cpu_seconds - cpu_before) / scale.idle_seconds
@@ -72,7 +70,7 @@ def _bar(
     writes = [sum(life.writes.values()) for life in lives]
     events = [life.events / max(1, life.transitions) for life in lives]
     per_job = _writes_per_job(progress, scale.training_jobs)
-    in_all = _densest([write.at for write in progress], ALL_JOBS_WINDOW_SECONDS) / ALL_JOBS_WINDOW_SECONDS
+    in_all = densest([write.at for write in progress], ALL_JOBS_WINDOW_SECONDS) / ALL_JOBS_WINDOW_SECONDS
     return Bar(
         "C-6",
         "requests",
@@ -101,14 +99,14 @@ def _bar(
 # --- the life of a job ---------------------------------------------------------------------------------------------
 
 
-async def _observe_lives(world: World, watcher: Watcher, count: int) -> list[_Life]:
+async def _observe_lives(world: World, watcher: Watcher, scale: Scale) -> list[_Life]:
     transitions = Transitions(watcher)
     async with leading_pods(world.api, watcher, LIFE):
         # The first job of a namespace also brings the certificate authority there.
         await _live(world, watcher, "first")
-        names, mark = list(list_names("life", count)), world.audit.mark()
+        names, mark = list(list_names("life", scale.lives)), world.audit.mark()
         await asyncio.gather(*(_live(world, watcher, name) for name in names))
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(scale.settle_seconds)
     requests = world.audit.requests(mark, user=world.installation.account.user)
     return [_life_of(name, requests, transitions.count(world.namespace, name)) for name in names]
 
@@ -131,15 +129,15 @@ def _life_of(name: str, requests: Sequence[Request], transitions: int) -> _Life:
 # --- many jobs that train ------------------------------------------------------------------------------------------
 
 
-async def _bring_to_training(world: World, watcher: Watcher, count: int) -> list[dict[str, object]]:
+async def _bring_to_training(world: World, watcher: Watcher, scale: Scale) -> list[dict[str, object]]:
     """Create jobs and lead them into training; returns their train pods."""
-    names = list(list_names("train", count))
+    names = list(list_names("train", scale.training_jobs))
     training = [watcher.expect(PLURAL, world.namespace, name, has_phase("Training")) for name in names]
     async with leading_pods(world.api, watcher, UNTIL_TRAINING):
         jobs = (world.api.create(PLURAL, build_job(world.namespace, name)) for name in names)
         await gather_limited(jobs, REQUESTS_AT_ONCE)
-        await within(PATIENCE_SECONDS, f"{count} jobs that train", asyncio.gather(*training))
-    await asyncio.sleep(SETTLE_SECONDS)
+        await within(PATIENCE_SECONDS, f"{len(names)} jobs that train", asyncio.gather(*training))
+    await asyncio.sleep(scale.settle_seconds)
     pods = watcher.list_seen("pods", world.namespace)
     return [pod for pod in pods if pod["status"]["phase"] == "Running"]
 
@@ -172,10 +170,10 @@ def _most_of_one_job(progress: Sequence[Request]) -> int:
     times: dict[str, list[float]] = {}
     for write in progress:
         times.setdefault(write.name, []).append(write.at)
-    return max((_densest(each, PROGRESS_PAUSE_SECONDS) for each in times.values()), default=0)
+    return max((densest(each, PROGRESS_PAUSE_SECONDS) for each in times.values()), default=0)
 
 
-def _densest(times: Sequence[float], window_seconds: float) -> int:
+def densest(times: Sequence[float], window_seconds: float) -> int:
     """The most moments within any window of this length."""
     ordered, first, most = sorted(times), 0, 0
     for last, at in enumerate(ordered):

@@ -18,8 +18,6 @@ ARTIFACT_MANIFEST_NAME = "finetune-manifest.json"
 # Of adapter/ and merged/, beside the model; in no manifest, because equal models may have different cards.
 MODEL_CARD_NAME = "README.md"
 CURRENT_POINTER_NAME = "current.json"
-# README.md of adapter/ and merged/; it stands in no manifest, because it tells of the run.
-MODEL_CARD_NAME = "README.md"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

@@ -40,7 +40,7 @@ START_RETRY_SECONDS = 2.0
 # Reconciles that run when the process is told to end get this long; the rest of the end takes a second or two.
 DRAIN_SECONDS = 4.0
 STOP_SECONDS = 2.0
-EXIT_CANNOT_START = 1
+EXIT_FAILED = 1
 # Look-ups only explain why a job waits: those of thousands of waiting jobs must not become the API server's load.
 LOOK_UPS_PER_SECOND, LOOK_UPS_AT_ONCE = 5.0, 20
 
@@ -53,13 +53,17 @@ def main() -> int:
         settings = load_settings(os.environ)
     except SettingsError as error:
         sys.stderr.write(f"finetune-operator cannot start: {error}\n")
-        return EXIT_CANNOT_START
+        return EXIT_FAILED
     configure_logging(settings.log_format, settings.log_level)
     try:
-        asyncio.run(run_operator(settings))
+        # Not asyncio.run: it waits for every task that is left, and kopf's may wait for a login that never comes.
+        asyncio.new_event_loop().run_until_complete(run_operator(settings))
     except ClusterError as error:
         logger.error("finetune-operator cannot start: %s", error)
-        return EXIT_CANNOT_START
+        return EXIT_FAILED
+    except Exception:
+        logger.critical("finetune-operator has failed and ends", exc_info=True)
+        return EXIT_FAILED
     return 0
 
 
@@ -221,4 +225,7 @@ async def _when_possible(what: str, action: Callable[[], Awaitable[None]]) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    # What had to be ended has been ended; nothing else is waited for.
+    os._exit(code)

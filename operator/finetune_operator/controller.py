@@ -120,6 +120,7 @@ class Controller:
         if plan.finalizer is not None:
             return await self._set_finalizer(job, plan)
         plan = self._within_budget(job, plan)
+        plan = await self._delete_told(job, plan)
         if plan.status != job.status:
             await self._write_and_tell(job, plan, observed.report)
         for child in plan.stop:
@@ -324,6 +325,17 @@ class Controller:
             except ClusterError as error:
                 job_logger(logger, job).warning("event %s was not posted: %s", event.reason, error)
             reach("after-event")
+
+    async def _delete_told(self, job: FineTuneJob, plan: Plan) -> Plan:
+        """Delete the children whose facts stand in status already, before a status that may call the job finished.
+
+        A finished job is not looked at again: what a killed operator had not deleted by then would stay.
+        """
+        told = {a.job_uid for a in job.status.attempts if a.outcome is not AttemptOutcome.RUNNING}
+        for child in plan.delete:
+            if child.uid in told:
+                await self._delete(child, plan)
+        return replace(plan, delete=tuple(child for child in plan.delete if child.uid not in told))
 
     async def _stop(self, child: JobFacts) -> None:
         reach("before-delete")

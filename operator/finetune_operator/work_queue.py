@@ -49,13 +49,13 @@ class WorkQueue:
         self._dirty: set[JobKey] = set()
         self._timers: dict[JobKey, asyncio.TimerHandle] = {}
         self._failures: dict[JobKey, int] = {}
-        self._closing = False
+        self._closing = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def enqueue(self, key: JobKey) -> None:
         """Ask for a reconcile of a job, now."""
-        if self._closing:
+        if self._closing.is_set():
             return
         if key in self._running:
             self._dirty.add(key)
@@ -82,7 +82,7 @@ class WorkQueue:
 
     async def drain(self, seconds: float) -> None:
         """Begin nothing any more, and give what has begun some time to end."""
-        self._closing = True
+        self._closing.set()
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -109,10 +109,10 @@ class WorkQueue:
         self.enqueue(key)
 
     async def _work_on_keys(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             key = await self._ready.get()
             self._waiting.discard(key)
-            if self._closing:
+            if self._closing.is_set():
                 return
             delay_seconds = await self._work_on(key)
             if delay_seconds is not None:

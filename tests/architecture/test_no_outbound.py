@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 OPERATOR = Path(__file__).parents[2] / "operator/finetune_operator"
-# Whoever connects. cluster.py sends every request of ours, login.py hands kopf the session for its watches.
-CONNECTING = {"cluster.py", "login.py"}
+# Whoever connects. cluster.py and api_requests.py send every request of ours, login.py hands kopf the session for its watches.
+CONNECTING = {"cluster.py", "api_requests.py", "login.py"}
 SERVING = {"aiohttp.web", "aiohttp.http_exceptions"}
 HARMLESS = {"urllib.parse", "http.HTTPStatus", *SERVING}
 OUTBOUND_MODULES = {
@@ -105,7 +105,8 @@ def test_only_two_modules_have_anything_to_connect_with() -> None:
 def test_nobody_else_opens_a_connection_or_starts_a_process() -> None:
     found = {path.name: used_names(parse(path)) & OPENERS for path in modules()}
 
-    assert {name for name, openers in found.items() if openers} == CONNECTING
+    # api_requests.py sends with what cluster.py opened.
+    assert {name for name, openers in found.items() if openers} == CONNECTING - {"api_requests.py"}
 
 
 @pytest.mark.parametrize("name", sorted(CONNECTING))
@@ -117,8 +118,8 @@ def test_what_connects_does_not_know_specs(name: str) -> None:
 
 
 def test_every_request_goes_to_the_server_of_the_login() -> None:
-    """One call sends them all, and its URL begins with the configuration's host."""
-    tree = parse(OPERATOR / "cluster.py")
+    """One call sends them all, and its URL begins with the host that cluster.py takes from the configuration."""
+    tree = parse(OPERATOR / "api_requests.py")
     calls = [
         node
         for node in ast.walk(tree)
@@ -134,7 +135,14 @@ def test_every_request_goes_to_the_server_of_the_login() -> None:
     (url,) = urls
     assert isinstance(url, ast.JoinedStr)
     assert isinstance(url.values[0], ast.FormattedValue)
-    assert ast.unparse(url.values[0].value) == "self._configuration.host"
+    assert ast.unparse(url.values[0].value) == "self._host"
+    given = [
+        ast.unparse(node)
+        for node in ast.walk(parse(OPERATOR / "cluster.py"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "ApiRequests"
+    ]
+    assert len(given) == 1
+    assert "configuration.host" in given[0]
 
 
 def test_the_watches_go_to_the_server_of_the_login() -> None:

@@ -16,6 +16,8 @@ from tests.e2e.deadlines import wait_until
 JsonObject = dict[str, Any]
 # Each node offers one of either: pods that need one stand on different nodes.
 LINKS = ("finetune.dev/fake-link-a", "finetune.dev/fake-link-b")
+# For what takes long only because of everything else that the machine has to do at the same time.
+SLOW_SECONDS = 600
 NO_MERGE = {"output__merged": {"enabled": False}}
 
 
@@ -103,7 +105,7 @@ class Jobs:
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
-    def wait_for(self, name: str, condition: str, timeout_seconds: int = 300) -> JsonObject:
+    def wait_for(self, name: str, condition: str, timeout_seconds: int = SLOW_SECONDS) -> JsonObject:
         """`kubectl wait` until the job has ended, then for the condition; the status, also in the error."""
         try:
             self.kubectl("wait", "--for=condition=Finished", f"--timeout={timeout_seconds}s", f"ftj/{name}")
@@ -115,7 +117,7 @@ class Jobs:
         return self.status(name)
 
     def wait_until(
-        self, name: str, what: str, holds: Callable[[JsonObject], bool], timeout_seconds: float = 180
+        self, name: str, what: str, holds: Callable[[JsonObject], bool], timeout_seconds: float = SLOW_SECONDS
     ) -> JsonObject:
         """Poll the status until `holds`; the error shows the last one."""
         return wait_until(lambda: self.status(name), holds, f"{name} is {what}", timeout_seconds)

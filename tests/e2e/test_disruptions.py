@@ -7,7 +7,9 @@ import json
 from tests.e2e.jobs import NO_MERGE, Jobs, JsonObject, attempts_of
 from tests.e2e.side_by_side import side_by_side
 
-STEPS = 90
+# Enough to be disturbed twice on the way, on a machine that has nothing else to do.
+STEPS = 400
+ENDLESS = 100_000
 
 
 def evict(jobs: Jobs, pod: JsonObject) -> None:
@@ -20,53 +22,55 @@ def evict(jobs: Jobs, pod: JsonObject) -> None:
 
 @side_by_side
 def test_a_run_that_is_evicted_and_suspended_saves_each_time_and_loses_no_step(jobs: Jobs) -> None:
-    jobs.apply("polite", training__maxSteps=STEPS, checkpoints__everySteps=1000, **NO_MERGE)
+    jobs.apply("polite", training__maxSteps=ENDLESS, checkpoints__everySteps=ENDLESS)
 
     jobs.wait_until("polite", "training", lambda s: s.get("progress", {}).get("step", 0) >= 3)
     evict(jobs, jobs.pods("polite")[0])
     evicted = jobs.wait_for_checkpoint("polite", attempt=2)["checkpoint"]["step"]
-
-    jobs.wait_until("polite", "further", lambda s: s["progress"]["step"] > evicted + 3)
-    jobs.patch("polite", suspend=True)
-    status = jobs.wait_until("polite", "suspended", lambda s: s["phase"] == "Suspended", 60)
-    suspended = status["checkpoint"]["step"]
-    assert suspended > evicted
-    assert [
-        pod["status"]["phase"] for pod in jobs.pods("polite") if pod["status"]["phase"] == "Running"
-    ] == []
-    assert attempts_of(status)[-1]["outcome"] == "Stopped"
-
+    jobs.wait_until("polite", "further", lambda s: s["progress"]["step"] > evicted)
+    suspended = suspend(jobs, "polite")
     jobs.patch("polite", suspend=False)
-    status = jobs.wait_for("polite", "Succeeded")
+    jobs.wait_until(
+        "polite", "further again", lambda s: s["progress"]["step"] > suspended["checkpoint"]["step"]
+    )
+    status = suspend(jobs, "polite")
 
     attempts = attempts_of(status)
     assert [each["number"] for each in attempts] == [1, 2, 3]
     assert (attempts[0]["exitCode"], attempts[0]["counted"]) == (22, False)
-    assert attempts[1]["reason"] == "Suspended"
+    assert [(each["outcome"], each["reason"]) for each in attempts[1:]] == [("Stopped", "Suspended")] * 2
     assert {"Suspended", "Unsuspended"} <= set(jobs.event_reasons("polite"))
-    lines = jobs.metrics(status)
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    lines = jobs.bucket.read_lines(f"{status['checkpoint']['uri']}/metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, status["checkpoint"]["step"] + 1))
     starts = {line["attempt"]: line["step"] for line in reversed(lines)}
-    assert starts == {1: 1, 2: evicted + 1, 3: suspended + 1}, "each goes on right after what was saved"
+    saved = {1: 1, 2: evicted + 1, 3: suspended["checkpoint"]["step"] + 1}
+    assert starts == saved, "each goes on right after what was saved"
+
+
+def suspend(jobs: Jobs, name: str) -> JsonObject:
+    """Suspend a job that trains; its status once no pod of it runs any more."""
+    before = jobs.status(name).get("checkpoint", {}).get("step", 0)
+    jobs.patch(name, suspend=True)
+    status = jobs.wait_until(name, "suspended", lambda s: s["phase"] == "Suspended")
+    assert [pod for pod in jobs.pods(name) if pod["status"]["phase"] == "Running"] == []
+    assert status["checkpoint"]["step"] > before
+    return status
 
 
 @side_by_side
 def test_a_run_whose_pod_and_then_whose_job_are_deleted_goes_on_from_its_last_checkpoint(jobs: Jobs) -> None:
-    jobs.apply("rude", training__maxSteps=STEPS, checkpoints__everySteps=4, **NO_MERGE)
+    jobs.apply("rude", training__maxSteps=STEPS, checkpoints__everySteps=10, **NO_MERGE)
 
-    first = jobs.wait_for_checkpoint("rude", 8)["checkpoint"]["step"]
+    first = jobs.wait_for_checkpoint("rude")["checkpoint"]["step"]
     jobs.kubectl("delete", "pod", "--grace-period=0", "--force", jobs.pods("rude")[0]["metadata"]["name"])
-    second = jobs.wait_for_checkpoint("rude", first + 8, attempt=2)["checkpoint"]["step"]
+    second = jobs.wait_for_checkpoint("rude", first + 20, attempt=2)["checkpoint"]["step"]
     jobs.kubectl("delete", "job", "rude-train-2")
 
     status = jobs.wait_for("rude", "Succeeded")
 
-    assert [(each["number"], each["outcome"]) for each in attempts_of(status)] == [
-        (1, "Failed"),
-        (2, "Failed"),
-        (3, "Succeeded"),
-    ]
-    assert attempts_of(status)[1]["reason"] == "Deleted"
+    attempts = attempts_of(status)
+    assert [each["outcome"] for each in attempts] == ["Failed", "Failed", "Succeeded"]
+    assert attempts[1]["exitCode"] == 22, "its pod was told to go, and saved"
     assert "Restarting" in jobs.event_reasons("rude")
     lines = jobs.metrics(status)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))

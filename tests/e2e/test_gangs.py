@@ -10,6 +10,7 @@ from tests.e2e.jobs import LINKS, NO_MERGE, Jobs, JsonObject, attempts_of, on_tw
 from tests.e2e.side_by_side import side_by_side
 
 LARGEST_WEIGHT_DIFFERENCE = 1e-4
+STEPS = 300
 
 
 @side_by_side
@@ -46,14 +47,15 @@ def largest_difference(jobs: Jobs, *statuses: JsonObject) -> float:
 
 @side_by_side
 def test_the_death_of_a_rank_ends_the_other_and_a_new_attempt_goes_on(jobs: Jobs) -> None:
-    jobs.apply("gang", training__maxSteps=60, checkpoints__everySteps=4, **on_two_nodes(LINKS[1]), **NO_MERGE)
+    long = {"training__maxSteps": STEPS, "checkpoints__everySteps": 10}
+    jobs.apply("gang", **long, **on_two_nodes(LINKS[1]), **NO_MERGE)
 
-    jobs.wait_for_checkpoint("gang", 4, attempt=1)
+    first_saved = jobs.wait_for_checkpoint("gang", attempt=1)["checkpoint"]["step"]
     pods = jobs.pods("gang", attempt=1)
     nodes.kill_container(uid_of(pods[1]))
     wait_for_end_of_all(pods)
 
-    reached = jobs.wait_for_checkpoint("gang", 12, attempt=2)["checkpoint"]["step"]
+    saved = jobs.wait_for_checkpoint("gang", first_saved + 20, attempt=2)["checkpoint"]["step"]
     again = jobs.pods("gang", attempt=2)
     jobs.kubectl("delete", "pod", "--grace-period=0", "--force", again[1]["metadata"]["name"])
     wait_for_end_of_all(again)
@@ -62,11 +64,14 @@ def test_the_death_of_a_rank_ends_the_other_and_a_new_attempt_goes_on(jobs: Jobs
     first, second, third = attempts_of(status)
     assert [each["outcome"] for each in (first, second, third)] == ["Failed", "Failed", "Succeeded"]
     assert (first["rank"], first["node"], first["exitCode"]) == (1, pods[1]["spec"]["nodeName"], 137)
-    assert (second["rank"], second["node"]) == (1, again[1]["spec"]["nodeName"])
+    assert (second["reason"], second["exitCode"]) == ("Preempted", 22), (
+        "the other rank was told to go, and saved"
+    )
     assert all(each["decision"] and each["advice"] for each in (first, second))
     lines = jobs.metrics(status)
-    assert [line["step"] for line in lines] == list(range(1, 61))
-    assert next(line["step"] for line in lines if line["attempt"] == 3) > reached
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert next(line["step"] for line in lines if line["attempt"] == 2) > first_saved
+    assert next(line["step"] for line in lines if line["attempt"] == 3) > saved
 
 
 def uid_of(pod: JsonObject) -> str:

@@ -34,14 +34,20 @@ class StandInNodes:
         self._api = Api(control_plane, "kube-node-lease")
         self._alive: set[str] = set()
         self._stop = threading.Event()
-        self.add(PARKING, cordoned=True)
+        self.add(PARKING, PARKING, cordoned=True)
         threading.Thread(target=self._beat, daemon=True).start()
 
     def add(
-        self, name: str, *, gpus: int = 0, labels: Mapping[str, str] | None = None, cordoned: bool = False
+        self,
+        name: str,
+        pool: str,
+        *,
+        gpus: int = 0,
+        labels: Mapping[str, str] | None = None,
+        cordoned: bool = False,
     ) -> None:
-        """Register a node that is ready at once. Its taint keeps off pods that do not tolerate `stand-in`."""
-        taint = {"key": "stand-in", "value": name, "effect": "NoSchedule"}
+        """Register a node that is ready at once. Its taint keeps off pods that do not tolerate the pool."""
+        taint = {"key": "stand-in", "value": pool, "effect": "NoSchedule"}
         node = {
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **(labels or {})}},
             "spec": {"unschedulable": cordoned, "taints": [taint]},
@@ -115,6 +121,6 @@ def _times() -> dict[str, str]:
     return {"lastHeartbeatTime": now, "lastTransitionTime": now}
 
 
-def tolerations() -> list[dict[str, str]]:
-    """What lets a job's pods onto stand-in nodes."""
-    return [{"key": "stand-in", "operator": "Exists"}]
+def tolerations(pool: str) -> list[dict[str, str]]:
+    """What lets a job's pods onto the nodes of a pool."""
+    return [{"key": "stand-in", "operator": "Equal", "value": pool}]

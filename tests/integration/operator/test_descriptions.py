@@ -102,7 +102,7 @@ def test_a_job_that_no_node_takes_until_its_deadline(api: Api, kubelet: Kubelet,
         failurePolicy__pendingDeadlineSeconds=8,
         resources__gpuResourceName="example.com/npu",
         resources__nodeSelector={"kubernetes.io/hostname": PARKING},
-        resources__tolerations=tolerations(),
+        resources__tolerations=tolerations(PARKING),
     )
     reach_train_job(api, kubelet)
     api.wait_for_event("bot", "Warning", "Unschedulable")

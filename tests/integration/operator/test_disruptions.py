@@ -83,11 +83,11 @@ def test_a_pod_preempted_by_the_scheduler_makes_room_and_comes_back(
 ) -> None:
     """The real scheduler preempts it for a pod of higher priority."""
     node = f"gpu-{api.namespace}"
-    nodes.add(node, gpus=1)
+    nodes.add(node, api.namespace, gpus=1)
     api.send("POST", "apis/scheduling.k8s.io/v1/priorityclasses", {"metadata": {"name": node}, "value": 1000})
     apply_job(
         api,
-        resources__tolerations=tolerations(),
+        resources__tolerations=tolerations(api.namespace),
         resources__nodeSelector={"kubernetes.io/hostname": node},
         resources__cpu="1",
     )
@@ -99,7 +99,7 @@ def test_a_pod_preempted_by_the_scheduler_makes_room_and_comes_back(
     limits = {"limits": {"nvidia.com/gpu": "1"}}
     urgent = {
         "priorityClassName": node,
-        "tolerations": tolerations(),
+        "tolerations": tolerations(api.namespace),
         "nodeSelector": {"kubernetes.io/hostname": node},
         "containers": [{"name": "x", "image": "x", "resources": limits}],
     }

@@ -76,7 +76,7 @@ def begin_dead_node(api: Api, kubelet: Kubelet) -> None:
 def begin_vanished_node(api: Api, kubelet: Kubelet, nodes: StandInNodes) -> None:
     """The cloud took the machine, and the Node object with it: the pods' garbage collector ends what ran there."""
     node = f"spot-{api.namespace}"
-    nodes.add(node, cordoned=True)
+    nodes.add(node, api.namespace, cordoned=True)
     apply_job(api, "vanished")
     reach_training(api, kubelet, "vanished", node)
     nodes.remove(node)
@@ -86,8 +86,8 @@ def begin_gangs(api: Api, nodes: StandInNodes) -> None:
     """Two gangs of two on three GPUs, of which a stranger has one. Each gang has one pod placed: neither can start."""
     names = [f"{api.namespace}-{index}" for index in range(3)]
     for name in names:
-        nodes.add(name, gpus=1, labels={"gang": api.namespace}, cordoned=True)
-    api.create(CORE, "pods", make_stranger())
+        nodes.add(name, api.namespace, gpus=1, labels={"gang": api.namespace}, cordoned=True)
+    api.create(CORE, "pods", make_stranger(api.namespace))
     bind(api, {"metadata": {"name": "stranger"}}, names[2])
     kubelet = Kubelet(api)
     for job, name in zip(("one", "two"), names, strict=False):
@@ -98,17 +98,20 @@ def begin_gangs(api: Api, nodes: StandInNodes) -> None:
             failurePolicy__gangStartTimeoutSeconds=10,
             resources__cpu="1",
             resources__nodeSelector={"gang": api.namespace},
-            resources__tolerations=tolerations(),
+            resources__tolerations=tolerations(api.namespace),
         )
         bind(api, kubelet.pod_of(f"{job}-train-1"), name)
     for name in names:
         nodes.uncordon(name)
 
 
-def make_stranger() -> dict[str, object]:
+def make_stranger(pool: str) -> dict[str, object]:
     """A pod of somebody else that holds a GPU."""
     limits = {"limits": {GPU: "1"}}
-    spec = {"tolerations": tolerations(), "containers": [{"name": "x", "image": "x", "resources": limits}]}
+    spec = {
+        "tolerations": tolerations(pool),
+        "containers": [{"name": "x", "image": "x", "resources": limits}],
+    }
     return {"metadata": {"name": "stranger"}, "spec": spec}
 
 
@@ -188,14 +191,14 @@ def test_a_pod_on_a_node_that_is_not_ready_is_evicted_and_lost_after_its_grace_p
     """The node controller taints the node, the taint manager evicts, and the kubelet never answers."""
     api = make_namespace(control_plane, "not-ready")
     kubelet, node = Kubelet(api), f"dead-{api.namespace}"
-    nodes.add(node, cordoned=True)
+    nodes.add(node, api.namespace, cordoned=True)
     key = {
         "key": "node.kubernetes.io/not-ready",
         "operator": "Exists",
         "effect": "NoExecute",
         "tolerationSeconds": 1,
     }
-    apply_job(api, resources__tolerations=[key, *tolerations()])
+    apply_job(api, resources__tolerations=[key, *tolerations(api.namespace)])
     reach_training(api, kubelet, node=node)
 
     nodes.fail(node)
@@ -214,19 +217,17 @@ def test_a_node_that_comes_back_in_time_confirms_the_eviction(
     api: Api, kubelet: Kubelet, operator: OperatorProcess, nodes: StandInNodes
 ) -> None:
     node = f"flaky-{api.namespace}"
-    nodes.add(node, cordoned=True)
+    nodes.add(node, api.namespace, cordoned=True)
     key = {
         "key": "node.kubernetes.io/not-ready",
         "operator": "Exists",
         "effect": "NoExecute",
         "tolerationSeconds": 0,
     }
-    apply_job(api, resources__tolerations=[key, *tolerations()])
+    apply_job(api, resources__tolerations=[key, *tolerations(api.namespace)])
     reach_training(api, kubelet, node=node)
 
     nodes.fail(node)
-    import json,sys
-    print(json.dumps([(n["metadata"]["name"],n["spec"].get("taints"),[c for c in n["status"]["conditions"] if c["type"]=="Ready"]) for n in api.send("GET","api/v1/nodes")["items"]],indent=1),file=sys.stderr)
     kubelet.obey_deletion("bot-train-1", End(22, message=saved(40)))
 
     job_is_there(api, "bot-train-2")

@@ -141,11 +141,11 @@ def test_what_no_node_has_is_told_in_the_schedulers_own_words(
     api: Api, kubelet: Kubelet, nodes: StandInNodes
 ) -> None:
     node = f"cpu-{api.namespace}"
-    nodes.add(node)
+    nodes.add(node, api.namespace)
     apply_job(
         api,
         resources__gpuResourceName="example.com/npu",
-        resources__tolerations=tolerations(),
+        resources__tolerations=tolerations(api.namespace),
         resources__nodeSelector={"kubernetes.io/hostname": node},
         failurePolicy__pendingDeadlineSeconds=3600,
     )

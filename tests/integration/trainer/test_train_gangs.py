@@ -26,7 +26,7 @@ TWO_PODS = {
 @pytest.fixture(scope="module")
 def finished_gang(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     """A run of two pods that nothing interrupted."""
-    run = TrainingRun(server, tmp_path_factory.mktemp("gang"), "aaaaaaaa-0001", TWO_PODS)
+    run = TrainingRun(server, tmp_path_factory.mktemp("gang"), "0a0a0a01-0000", TWO_PODS)
     run.run(Stage.PREPARE)
     first, second = end_well(run.start_gang(2))
     assert first.message.trained is not None
@@ -37,7 +37,7 @@ def finished_gang(server: S3Server, tmp_path_factory: pytest.TempPathFactory) ->
 def test_two_pods_compute_the_losses_of_one_process(
     finished_gang: TrainingRun, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = TrainingRun(server, tmp_path, "bbbbbbbb-0002", {**TWO_PODS, "parallelism__nodes": 1})
+    one = TrainingRun(server, tmp_path, "0a0a0a02-0000", {**TWO_PODS, "parallelism__nodes": 1})
     one.run(Stage.PREPARE)
     losses = [line["loss"] for line in train_here(one, tmp_path, monkeypatch)]
     assert losses == pytest.approx([line["loss"] for line in finished_gang.metrics()], rel=1e-5)
@@ -51,7 +51,7 @@ def test_only_the_first_pod_claims_the_run(finished_gang: TrainingRun) -> None:
 def test_a_gang_that_is_told_to_go_or_loses_a_pod_goes_on_exactly(
     finished_gang: TrainingRun, server: S3Server, tmp_path: Path
 ) -> None:
-    run = TrainingRun(server, tmp_path, "cccccccc-0003", TWO_PODS)
+    run = TrainingRun(server, tmp_path, "0a0a0a03-0000", TWO_PODS)
     run.run(Stage.PREPARE)
 
     told = run.start_gang(2)
@@ -86,7 +86,7 @@ def test_a_first_pod_that_is_lost_before_the_first_step_ends_the_others_too(
     server: S3Server, tmp_path: Path
 ) -> None:
     """Nothing is waited for that can no longer come."""
-    run = TrainingRun(server, tmp_path, "dddddddd-0004", TWO_PODS)
+    run = TrainingRun(server, tmp_path, "0a0a0a04-0000", TWO_PODS)
     run.run(Stage.PREPARE)
     pods = run.start_gang(2)
     for pod in pods:
