@@ -223,7 +223,13 @@ def restart_controllers(site: ControlPlane) -> None:
 
 
 @pytest.mark.parametrize("outage", [api_server_stopped, etcd_killed], ids=lambda outage: outage.__name__)
-@pytest.mark.parametrize("lease_seconds", [60, 3], ids=["shorter than the Lease", "longer than the Lease"])
+@pytest.mark.parametrize(
+    "lease_seconds",
+    [
+        pytest.param(60, marks=pytest.mark.long_fault, id="shorter than the Lease"),
+        pytest.param(3, id="longer than the Lease"),
+    ],
+)
 def test_after_an_outage_the_same_process_goes_on_and_nothing_exists_twice(
     outage: Callable[[ControlPlane], AbstractContextManager[None]],
     lease_seconds: int,
