@@ -109,8 +109,8 @@ class Settings:
     """FINETUNE_LEASE_SECONDS: for how long a holder that is not heard from keeps it; at least 3. Default: 10."""
 
     watch_inactivity: timedelta
-    """FINETUNE_WATCH_INACTIVITY_SECONDS: a watch that delivers nothing for this long, not even the API server's
-    bookmark of every minute, is opened anew. Default: 70."""
+    """FINETUNE_WATCH_INACTIVITY_SECONDS: a watch that delivers nothing for this long, neither an event nor its end
+    (which the API server is asked for every minute), is opened anew. Default: 70."""
 
     watch_silence: timedelta
     """FINETUNE_WATCH_SILENCE_SECONDS: /healthz fails when a watch has been silent for this long although the API

@@ -40,7 +40,7 @@ def test_a_run_that_is_evicted_and_suspended_saves_each_time_and_loses_no_step(j
     assert (attempts[0]["exitCode"], attempts[0]["counted"]) == (22, False)
     assert [(each["outcome"], each["reason"]) for each in attempts[1:]] == [("Stopped", "Suspended")] * 2
     assert {"Suspended", "Unsuspended"} <= set(jobs.event_reasons("polite"))
-    lines = jobs.bucket.read_lines(f"{status['checkpoint']['uri']}/metrics.jsonl")
+    lines = jobs.metrics(status)
     assert [line["step"] for line in lines] == list(range(1, status["checkpoint"]["step"] + 1))
     starts = {line["attempt"]: line["step"] for line in reversed(lines)}
     saved = {1: 1, 2: evicted + 1, 3: suspended["checkpoint"]["step"] + 1}

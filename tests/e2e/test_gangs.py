@@ -10,7 +10,7 @@ from tests.e2e.jobs import LINKS, NO_MERGE, Jobs, JsonObject, attempts_of, on_tw
 from tests.e2e.side_by_side import side_by_side
 
 LARGEST_WEIGHT_DIFFERENCE = 1e-4
-STEPS = 300
+STEPS = 200
 
 
 @side_by_side
@@ -64,9 +64,6 @@ def test_the_death_of_a_rank_ends_the_other_and_a_new_attempt_goes_on(jobs: Jobs
     first, second, third = attempts_of(status)
     assert [each["outcome"] for each in (first, second, third)] == ["Failed", "Failed", "Succeeded"]
     assert (first["rank"], first["node"], first["exitCode"]) == (1, pods[1]["spec"]["nodeName"], 137)
-    assert (second["reason"], second["exitCode"]) == ("Preempted", 22), (
-        "the other rank was told to go, and saved"
-    )
     assert all(each["decision"] and each["advice"] for each in (first, second))
     lines = jobs.metrics(status)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))

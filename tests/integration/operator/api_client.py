@@ -18,6 +18,8 @@ from finetune_api import API_VERSION, PLURAL
 JsonObject = dict[str, Any]
 T = TypeVar("T")
 POLL_SECONDS = 0.05
+# Long enough for a machine that does ten other things; what waits shorter states a bound that users have.
+PATIENCE_SECONDS = 30.0
 REQUEST_SECONDS = 30
 # Short, so that a thread that follows one ends soon after it was told to.
 WATCH_SECONDS = 5
@@ -161,7 +163,7 @@ class Api:
         status: JsonObject = self.job(name).get("status", {})
         return status
 
-    def wait_for_status(self, name: str, seconds: float = 15, **wanted: object) -> JsonObject:
+    def wait_for_status(self, name: str, seconds: float = PATIENCE_SECONDS, **wanted: object) -> JsonObject:
         """Wait until fields of a FineTuneJob's status have these values."""
 
         def reached() -> JsonObject | None:
@@ -196,7 +198,10 @@ def _message(content: bytes) -> str:
 
 
 def wait_until(
-    probe: Callable[[], T | None], seconds: float = 15, what: Callable[[], str] = lambda: "it"
+    probe: Callable[[], T | None],
+    seconds: float = PATIENCE_SECONDS,
+    what: Callable[[], str] = lambda: "it",
+    every_seconds: float = POLL_SECONDS,
 ) -> T:
     """Return the first truthy answer of a probe; fail with what was waited for."""
     deadline = time.monotonic() + seconds
@@ -205,4 +210,4 @@ def wait_until(
         if answer:
             return answer
         assert time.monotonic() < deadline, f"after {seconds} s there is still no {what()}"
-        time.sleep(POLL_SECONDS)
+        time.sleep(every_seconds)

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from math import inf
 
@@ -15,6 +15,8 @@ import pytest
 from devcluster import ControlPlane
 from finetune_api import PLURAL
 from tests.integration.operator.api_client import BATCH, COORDINATION, FINETUNE, Api, wait_until
+from tests.integration.operator.chart import Installation
+from tests.integration.operator.conftest import make_namespace
 from tests.integration.operator.kubelet import PREPARED, Kubelet, job_is_there
 from tests.integration.operator.outages.replica import Replica
 from tests.integration.operator.process import LEASE
@@ -88,26 +90,25 @@ TROUBLES = [
 
 
 @pytest.fixture(scope="module")
-def requests_without_faults() -> list[int]:
-    """How many requests a life without faults takes; the first test puts it in."""
-    return []
-
-
-def test_a_life_without_faults_is_what_the_others_are_compared_with(
-    replica: Replica, api: Api, kubelet: Kubelet, requests_without_faults: list[int]
-) -> None:
-    replica.start()
-    before = len(asked(replica.proxy))
-
-    live_a_whole_life(api, kubelet)
-
-    requests_without_faults.append(len(asked(replica.proxy)) - before)
-    assert [each for each in asked(replica.proxy) if each.status >= 400 and each.status != 404] == []
+def requests_without_faults(
+    site: ControlPlane, installation: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
+    """How many requests a life without faults takes."""
+    with ApiProxy(site) as proxy, ExitStack() as stack:
+        replica = Replica(installation, "pod-0", proxy, tmp_path_factory.mktemp("fault-free"))
+        stack.callback(replica.kill)
+        api = make_namespace(site, "test")
+        replica.start()
+        before = len(asked(proxy))
+        live_a_whole_life(api, Kubelet(api))
+        assert replica.stop() == 0
+        assert [each for each in asked(proxy) if each.status >= 400 and each.status != 404] == []
+        yield len(asked(proxy)) - before
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.id)
 def test_a_life_with_faults_ends_well_with_one_job_an_attempt_and_at_most_twice_the_requests(
-    trouble: Trouble, replica: Replica, api: Api, kubelet: Kubelet, requests_without_faults: list[int]
+    trouble: Trouble, replica: Replica, api: Api, kubelet: Kubelet, requests_without_faults: int
 ) -> None:
     replica.start()
     before = len(asked(replica.proxy))
@@ -117,7 +118,7 @@ def test_a_life_with_faults_ends_well_with_one_job_an_attempt_and_at_most_twice_
 
     assert [(stage, number) for stage, number, _, _ in attempts(api)] == STAGES
     assert created_jobs(replica.proxy) <= len(STAGES)
-    assert len(asked(replica.proxy)) - before <= 2 * requests_without_faults[0]
+    assert len(asked(replica.proxy)) - before <= 2 * requests_without_faults
     assert not replica.has_ended()
 
 
