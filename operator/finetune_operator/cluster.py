@@ -105,6 +105,8 @@ class Cluster:
             raise ClusterError(
                 f"cannot log in to a cluster: {error}. Run in a pod with a service account, or set KUBECONFIG."
             ) from error
+        # Otherwise aiohttp reads ~/.netrc in a thread for every request; nothing there may redirect our token either.
+        configuration.client_session_kwargs = {"trust_env": False}
         return cls(ApiClient(configuration), configuration)
 
     async def aclose(self) -> None:

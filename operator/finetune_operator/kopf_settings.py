@@ -46,7 +46,7 @@ def build_kopf_settings(watch_inactivity_seconds: float) -> kopf.OperatorSetting
     settings.networking.trust_env = False
     # Handlers only enqueue: a worker is done with its event at once. No limit, which could deadlock with an index.
     settings.queueing.worker_limit = None
-    settings.queueing.idle_timeout = 1.0
+    settings.queueing.idle_timeout = 0.2
     settings.queueing.exit_timeout = 1.0
     settings.process.ultimate_exiting_timeout = 20
     return settings

@@ -157,4 +157,5 @@ def _without_progress(status: FineTuneJobStatus) -> FineTuneJobStatus:
 def seconds_until_due(status: FineTuneJobStatus, interval: timedelta, now: datetime) -> float:
     """Seconds until figures may be written again; the first ones may at once."""
     written = status.progress.last_update_time if status.progress else None
-    return seconds_until(parse_time(written) + interval, now) if written else 0.0
+    # The time stands there in whole seconds: up to one is missing.
+    return seconds_until(parse_time(written) + interval + timedelta(seconds=1), now) if written else 0.0

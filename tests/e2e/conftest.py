@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,44 +131,34 @@ def open_jobs(environment: Environment, bucket: Bucket, evidence: Evidence) -> O
 
     @contextmanager
     def open_namespace() -> Iterator[Jobs]:
-        jobs = Jobs(environment, f"e2e-{uuid.uuid4().hex[:8]}", bucket)
+        jobs = Jobs(environment, f"e2e-{uuid.uuid4().hex[:8]}", bucket, evidence)
         ensure_restricted_namespace(environment, jobs.namespace)
         jobs.create(credentials_secret(environment.store, jobs.manifest("any")))
         try:
-            with telling(environment, evidence, jobs.namespace):
+            with jobs.telling():
                 yield jobs
         finally:
-            evidence.collect(environment, jobs.namespace)
             jobs.kubectl("delete", "namespace", jobs.namespace, "--wait=false", "--ignore-not-found")
 
     return open_namespace
 
 
-@contextmanager
-def telling(environment: Environment, evidence: Evidence, namespace: str) -> Iterator[None]:
-    """Add to an error what the namespace shows."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(evidence.show(environment, namespace))
-        raise
+@pytest.fixture
+def jobs(open_jobs: OpenJobs) -> Iterator[Jobs]:
+    """A namespace for one test that needs the cluster for itself."""
+    with open_jobs() as jobs:
+        yield jobs
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    """Tell of the namespace of a failing test that has the cluster for itself; fixtures do not hear of failures."""
-    jobs, evidence = pyfuncitem.funcargs.get("jobs"), pyfuncitem.funcargs.get("evidence")
-    if not isinstance(jobs, Jobs) or not isinstance(evidence, Evidence):
+    """Let the namespaces of a test that fails tell; their fixtures do not hear of it."""
+    given = [getattr(each, "jobs", each) for each in pyfuncitem.funcargs.values()]
+    with ExitStack() as telling:
+        for each in given:
+            if isinstance(each, Jobs):
+                telling.enter_context(each.telling())
         return (yield)
-    with telling(jobs.environment, evidence, jobs.namespace):
-        return (yield)
-
-
-@pytest.fixture
-def jobs(open_jobs: OpenJobs, evidence: Evidence) -> Iterator[Jobs]:
-    """A namespace for one test that needs the cluster for itself."""
-    with open_jobs() as jobs:
-        yield jobs
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 Seen = TypeVar("Seen")
+# Set when nobody wants to know any more: what waits in other threads gives up at once.
+abandoned = threading.Event()
 
 
 def wait_until(
@@ -22,7 +25,8 @@ def wait_until(
     while not holds(seen := look()):
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {timeout_seconds:g} s. {_show(seen)}")
-        time.sleep(every_seconds)
+        if abandoned.wait(every_seconds):
+            raise AssertionError(f"{what}: abandoned, because the run has ended. {_show(seen)}")
     return seen
 
 

@@ -67,7 +67,8 @@ class Evidence:
 
     def show(self, environment: Environment, namespace: str) -> str:
         """What a person would look at first: the namespace's jobs, events and logs, and the operator's log."""
-        self.collect(environment, OPERATOR_NAMESPACE)
+        for each in (namespace, OPERATOR_NAMESPACE):
+            self.collect(environment, each)
         described = environment.run("kubectl", "-n", namespace, "describe", "ftj,jobs,pods", quiet=True)
         logs = {
             where: text[-SHOWN_CHARACTERS:]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from examples.quickstart.environment import Environment, QuickstartError
 from tests.builders.jobs import make_manifest
 from tests.e2e.bucket import Bucket
 from tests.e2e.deadlines import wait_until
+from tests.e2e.evidence import Evidence
 
 JsonObject = dict[str, Any]
 # Each node offers one of either: pods that need one stand on different nodes.
@@ -24,10 +26,22 @@ NO_MERGE = {"output__merged": {"enabled": False}}
 class Jobs:
     """Creates jobs in its namespace and waits for what tests are about, with deadlines instead of sleeps."""
 
-    def __init__(self, environment: Environment, namespace: str, bucket: Bucket) -> None:
+    def __init__(self, environment: Environment, namespace: str, bucket: Bucket, evidence: Evidence) -> None:
         self.environment = environment
         self.namespace = namespace
         self.bucket = bucket
+        self._evidence = evidence
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Add to an error of the block what the namespace shows; keep that in any case."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(self._evidence.show(self.environment, self.namespace))
+            raise
+        finally:
+            self._evidence.collect(self.environment, self.namespace)
 
     # --- what a user writes ------------------------------------------------------------------------------------
 
@@ -105,16 +119,15 @@ class Jobs:
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
-    def wait_for(self, name: str, condition: str, timeout_seconds: int = SLOW_SECONDS) -> JsonObject:
-        """`kubectl wait` until the job has ended, then for the condition; the status, also in the error."""
+    def wait_for(self, name: str, condition: str, timeout_seconds: float = SLOW_SECONDS) -> JsonObject:
+        """Poll until the job has ended, either way; then the condition holds for `kubectl wait` too. The status."""
+        status = self.wait_until(name, "Finished", is_finished, timeout_seconds)
         try:
-            self.kubectl("wait", "--for=condition=Finished", f"--timeout={timeout_seconds}s", f"ftj/{name}")
             self.kubectl("wait", f"--for=condition={condition}", "--timeout=0s", f"ftj/{name}")
         except QuickstartError as error:
-            raise AssertionError(
-                f"{name} is not {condition}: {json.dumps(self.status(name), indent=1)}"
-            ) from error
-        return self.status(name)
+            told = f"{status['phase']}, {status['reason']}: {status['message']}"
+            raise AssertionError(f"{name} is not {condition} but {told}") from error
+        return status
 
     def wait_until(
         self, name: str, what: str, holds: Callable[[JsonObject], bool], timeout_seconds: float = SLOW_SECONDS
@@ -140,6 +153,13 @@ class Jobs:
             f"{kind}/{name} is gone",
             timeout_seconds,
         )
+
+
+def is_finished(status: JsonObject) -> bool:
+    """Whether it has ended, well or not."""
+    return any(
+        each["type"] == "Finished" and each["status"] == "True" for each in status.get("conditions", [])
+    )
 
 
 def attempts_of(status: JsonObject, stage: str = "train") -> list[JsonObject]:

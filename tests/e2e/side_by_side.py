@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import deadlines
 from tests.e2e.jobs import Jobs
 
 Story = Callable[..., None]
@@ -54,7 +55,7 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # One that is under way ends by its own deadlines.
+        deadlines.abandoned.set()
         self._pool.shutdown(cancel_futures=True)
 
     def result_of(self, identifier: str) -> None:

@@ -37,7 +37,8 @@ def test_a_run_that_is_evicted_and_suspended_saves_each_time_and_loses_no_step(j
 
     attempts = attempts_of(status)
     assert [each["number"] for each in attempts] == [1, 2, 3]
-    assert (attempts[0]["exitCode"], attempts[0]["counted"]) == (22, False)
+    assert [(each["exitCode"], each["counted"]) for each in attempts] == [(22, False)] * 3
+    assert attempts[0]["outcome"] == "Failed"
     assert [(each["outcome"], each["reason"]) for each in attempts[1:]] == [("Stopped", "Suspended")] * 2
     assert {"Suspended", "Unsuspended"} <= set(jobs.event_reasons("polite"))
     lines = jobs.metrics(status)

@@ -32,7 +32,8 @@ def health(ailment: Ailment) -> Health:
 @pytest.fixture
 async def session(health: Health) -> AsyncIterator[aiohttp.ClientSession]:
     runner = await start_health_server(0, health, lambda: None)
-    port = runner.addresses[0][1]
+    # Port 0 gives IPv4 and IPv6 one each.
+    port = next(address[1] for address in runner.addresses if len(address) == 2)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         yield session
     await runner.cleanup()
