@@ -1,7 +1,7 @@
 """What an ended attempt means: its failure class, from what the trainer, the container, the pod and the Job say.
 
-Of several ranks one is to blame: a pod that ended by itself before one that was told to go, then the most specific
-class, then the earliest end. Broken connections between ranks have no class of their own, so they never win.
+Of several ranks one is to blame: the most specific class, then the earliest end; what merely ended when it was told to
+go, because another rank had failed, comes last. Broken connections between ranks have no class of their own, so they never win.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _SPECIFICITY = (
     FailureClass.DELETED,
     FailureClass.UNKNOWN,
 )
+# How a pod ends that was told to go because another one had failed.
+_ENDS_OF_THE_TOLD = frozenset({FailureClass.PREEMPTED, FailureClass.DELETED, FailureClass.UNKNOWN})
 _NODE_LOSSES = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
 _EVICTIONS = frozenset({"Evicted", "Preempting", "Terminated", "NodeShutdown"})
 _DEADLINE = "DeadlineExceeded"
@@ -64,7 +66,8 @@ def _blame(failure: Failure) -> tuple[bool, int, datetime]:
     pod = failure.pod
     assert pod is not None
     ended = pod.end.finished if pod.end and pod.end.finished else pod.deletion_deadline or _LATE
-    return pod.was_told_to_go, _SPECIFICITY.index(failure.failure_class), ended
+    is_consequence = pod.was_told_to_go and failure.failure_class in _ENDS_OF_THE_TOLD
+    return is_consequence, _SPECIFICITY.index(failure.failure_class), ended
 
 
 def _classify_job(job: JobFacts | None) -> Failure:

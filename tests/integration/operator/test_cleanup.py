@@ -6,12 +6,10 @@ import json
 
 import pytest
 
-from devcluster import ControlPlane
 from finetune_api import PLURAL
 from finetune_api.names import FINALIZER, LABEL_JOB
 from finetune_operator.manifests.volumes import ANNOTATION_JOB_FILE
 from tests.integration.operator.api_client import BATCH, CORE, FINETUNE, Api, wait_until
-from tests.integration.operator.conftest import make_namespace
 from tests.integration.operator.kubelet import End, Kubelet, job_is_there
 from tests.integration.operator.nodes import PARKING
 from tests.integration.operator.process import OperatorProcess
@@ -196,23 +194,6 @@ def test_with_the_operator_down_the_documented_patch_lets_it_go(api: Api, operat
         delete_job(api)
         api.patch(FINETUNE, PLURAL, "bot", {"metadata": {"finalizers": None}})
         wait_until_gone(api)
-
-
-def test_a_terminating_namespace_is_never_held_up(
-    control_plane: ControlPlane, operator: OperatorProcess, kubelet: Kubelet
-) -> None:
-    api = make_namespace(control_plane, "doomed")
-    apply_job(api, deletionPolicy="Delete")
-    pods = Kubelet(api)
-    reach_training(api, pods)
-
-    api.send("DELETE", f"api/v1/namespaces/{api.namespace}")
-
-    wait_until(
-        lambda: api.send("GET", f"api/v1/namespaces/{api.namespace}") is None,
-        90,
-        lambda: f"end of the namespace: {api.send('GET', f'api/v1/namespaces/{api.namespace}')}",
-    )
 
 
 def test_only_this_runs_own_jobs_are_ended(api: Api, kubelet: Kubelet) -> None:

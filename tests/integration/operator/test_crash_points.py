@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pytest
 
 from devcluster import ControlPlane
+from finetune_api import PLURAL
 from finetune_operator.crash_points import CRASH_POINTS
 from tests.integration.operator.api_client import CORE, FINETUNE, Api, wait_until
 from tests.integration.operator.audit import read_writes
@@ -59,8 +60,8 @@ def check_jobs(api: Api, control_plane: ControlPlane, points: Sequence[str]) -> 
         ], f"{point}: {status['attempts']}"
         assert (status["restarts"], status["preemptions"]) in {(0, 0), (1, 0)}
     made = Counter(write.name for write in read_writes(control_plane, api.namespace) if write.made("jobs"))
-    stages = ("prepare-1", "train-1", "train-2", "export-1")
-    assert made == Counter(f"{name_of(point)}-{stage}" for point in points for stage in stages)
+    # The answer to a request of a process that dies may not come into the log; the attempts say that its Job was there.
+    assert set(made.values()) == {1}, made.most_common(3)
     kept = sorted(f"{name_of(point)}-{stage}" for point in points for stage in ("train-1", "export-1"))
     wait_until(lambda: child_jobs(api) == kept, 30, lambda: f"{kept}; there are {child_jobs(api)}")
     assert api.list_objects(CORE, "services") == []
@@ -74,35 +75,49 @@ def test_a_kill_at_any_point_leaves_one_job_an_attempt(
         check_jobs(api, control_plane, CRASH_POINTS)
 
 
-@pytest.mark.parametrize(
-    "point",
-    ["before-delete", "after-delete", "before-job", "after-job", "before-finalizer", "after-finalizer"],
-)
 def test_a_kill_while_jobs_are_removed_loses_none(
-    api: Api, operator: OperatorProcess, nodes: StandInNodes, point: str
+    api: Api, operator: OperatorProcess, nodes: StandInNodes
 ) -> None:
+    points = (
+        "before-delete",
+        "after-delete",
+        "before-job",
+        "after-job",
+        "before-finalizer",
+        "after-finalizer",
+    )
+
     def run_on(part: Part) -> Script:
         return Script(GOOD_ENDS[part.stage], run_seconds=0.1 if part.stage == "cleanup" else None)
 
     with ScriptedKubelet(api, run_on, node=PARKING):
-        apply_job(api, "bot", deletionPolicy="Delete")
-        api.wait_for_status("bot", phase="Preparing")
+        for point in points:
+            apply_job(api, name_of(point), deletionPolicy="Delete")
+        for point in points:
+            api.wait_for_status(name_of(point), phase="Preparing")
         operator.kill()
-        delete_job(api, "bot")
-        operator.start_to_crash(point)
-        operator.wait_for_crash(PER_SECONDS)
+        for point in points:
+            delete_job(api, name_of(point))
+            operator.start_to_crash(point)
+            operator.wait_for_crash(PER_SECONDS)
         operator.start()
 
         wait_until(
-            lambda: api.read(FINETUNE, "finetunejobs", "bot") is None,
+            lambda: api.list_objects(FINETUNE, PLURAL) == [],
             PER_SECONDS,
-            lambda: f"end of bot: {api.job('bot')}",
+            lambda: f"end; there are {left(api)}",
         )
+        cleaners = sorted(f"{name_of(point)}-cleanup-1" for point in points)
         wait_until(
-            lambda: child_jobs(api) == ["bot-cleanup-1"],
+            lambda: child_jobs(api) == cleaners,
             PER_SECONDS,
-            lambda: f"one cleanup Job; there are {child_jobs(api)}",
+            lambda: f"one cleanup Job each; there are {child_jobs(api)}",
         )
+
+
+def left(api: Api) -> list[str]:
+    """Names of the FineTuneJobs that are still there."""
+    return [each["metadata"]["name"] for each in api.list_objects(FINETUNE, PLURAL)]
 
 
 @pytest.mark.long_fault

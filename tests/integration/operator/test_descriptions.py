@@ -99,7 +99,7 @@ def test_a_loss_that_is_no_number(api: Api, kubelet: Kubelet) -> None:
 def test_a_job_that_no_node_takes_until_its_deadline(api: Api, kubelet: Kubelet, nodes: StandInNodes) -> None:
     apply_job(
         api,
-        failurePolicy__pendingDeadlineSeconds=8,
+        failurePolicy__pendingDeadlineSeconds=2,
         resources__gpuResourceName="example.com/npu",
         resources__nodeSelector={"kubernetes.io/hostname": PARKING},
         resources__tolerations=tolerations(PARKING),

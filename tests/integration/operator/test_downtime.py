@@ -69,26 +69,6 @@ def test_jobs_made_changed_and_deleted_meanwhile_are_handled_at_start(
     )
 
 
-def test_a_whole_life_without_the_operator_watching_any_step(
-    api: Api, kubelet: Kubelet, operator: OperatorProcess
-) -> None:
-    apply_job(api)
-    for child, exit_code in (("prepare-1", 0), ("train-1", 0), ("export-1", 20), ("export-2", 0)):
-        kubelet.pod_of(f"bot-{child}")
-        with operator.down():
-            message = {"reason": "Trained", "message": "done"}
-            kubelet.fail(f"bot-{child}", 20) if exit_code else kubelet.succeed(f"bot-{child}", message)
-
-    status = api.wait_for_status("bot", phase="Succeeded")
-
-    assert [(each["stage"], each["number"], each["outcome"]) for each in status["attempts"]] == [
-        ("prepare", 1, "Succeeded"),
-        ("train", 1, "Succeeded"),
-        ("export", 1, "Failed"),
-        ("export", 2, "Succeeded"),
-    ]
-
-
 def test_a_job_that_was_deleted_and_made_anew_meanwhile_is_a_new_run(
     api: Api, kubelet: Kubelet, operator: OperatorProcess
 ) -> None:

@@ -149,7 +149,7 @@ def test_an_evicted_job_is_queued_again_and_goes_on_as_the_same_attempt(
     assert (status["preemptions"], status["restarts"]) == (1, 0)
     assert condition(status, "Running")[0] == "False"
     assert status["checkpoint"]["step"] == 40
-    api.wait_for_event("bot", "Normal", "KueueEvicted")
+    api.wait_for_event("bot", "Warning", "KueueEvicted")
 
     kueue.admit("bot-train-1", node_selector={"cloud.example/accelerator": "b200"})
     kubelet.start("bot-train-1", node=PARKING)

@@ -1,7 +1,7 @@
 """What takes a minute because Kubernetes or a contract does: all of it is begun at once, then each is judged.
 
 A dead node that never confirms, a Node that is deleted, a queue that nobody serves, two gangs that each hold half of
-what they need.
+what they need, a namespace that is deleted with all its jobs.
 """
 
 from __future__ import annotations
@@ -38,20 +38,35 @@ class Scene:
 
     api: Api
     gangs: Api
+    doomed: Api
     kubelet: Kubelet
 
 
 @pytest.fixture(scope="module")
 def scene(control_plane: ControlPlane, operator: OperatorProcess, nodes: StandInNodes) -> Iterator[Scene]:
     """Begin with everything at once."""
-    api, gangs = make_namespace(control_plane, "patience"), make_namespace(control_plane, "gangs")
+    prefixes = ("patience", "gangs", "doomed")
+    api, gangs, doomed = (make_namespace(control_plane, prefix) for prefix in prefixes)
     kubelet = Kubelet(api)
+    begin_doomed(doomed)
     begin_unserved(api, kubelet)
     begin_dead_node(api, kubelet)
     begin_vanished_node(api, kubelet, nodes)
     with ScriptedKubelet(gangs, play_gangs):
         begin_gangs(gangs, nodes)
-        yield Scene(api, gangs, kubelet)
+        yield Scene(api, gangs, doomed, kubelet)
+
+
+def begin_doomed(api: Api) -> None:
+    """A gang that trains and a job with a finalizer go with their namespace."""
+    kubelet = Kubelet(api)
+    apply_job(api, "gang", parallelism__nodes=2)
+    apply_job(api, "cleaned", deletionPolicy="Delete")
+    kubelet.succeed("gang-prepare-1", PREPARED)
+    kubelet.start_all("gang-train-1", 2)
+    api.wait_for_status("gang", phase="Training")
+    reach_training(api, kubelet, "cleaned")
+    api.send("DELETE", f"api/v1/namespaces/{api.namespace}")
 
 
 def begin_unserved(api: Api, kubelet: Kubelet) -> None:
@@ -138,6 +153,15 @@ def test_a_queue_that_nobody_serves_is_named(scene: Scene) -> None:
     assert "'nobody'" in status["message"]
     assert "waitingSince" not in status
     scene.api.wait_for_event("unserved", "Warning", "QueueNotServed")
+
+
+def test_a_terminating_namespace_is_never_held_up(scene: Scene) -> None:
+    path = f"api/v1/namespaces/{scene.doomed.namespace}"
+    wait_until(
+        lambda: scene.doomed.send("GET", path) is None,
+        PATIENCE_SECONDS,
+        lambda: f"end of the namespace: {scene.doomed.send('GET', path)}",
+    )
 
 
 def test_a_pod_that_nobody_confirms_dead_is_lost_with_its_node(scene: Scene) -> None:

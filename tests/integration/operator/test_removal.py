@@ -5,12 +5,10 @@ The garbage collector learns of a new kind within half a minute, so these come a
 
 from __future__ import annotations
 
-from devcluster import ControlPlane
 from finetune_api import PLURAL
 from tests.integration.operator.api_client import BATCH, CORE, FINETUNE, Api, wait_until
-from tests.integration.operator.conftest import make_namespace
 from tests.integration.operator.kubelet import End, Kubelet, job_is_there
-from tests.integration.operator.nodes import PARKING, StandInNodes
+from tests.integration.operator.nodes import PARKING
 from tests.integration.operator.process import OperatorProcess
 from tests.integration.operator.steps import (
     apply_job,
@@ -85,21 +83,6 @@ def test_the_store_is_kept_unless_the_policy_says_otherwise(api: Api, kubelet: K
 
     wait_until(lambda: leftovers(api) == [], 90)
     assert not [name for name in child_jobs(api) if "cleanup" in name]
-
-
-def test_a_namespace_goes_with_its_running_jobs(
-    control_plane: ControlPlane, nodes: StandInNodes, operator: OperatorProcess
-) -> None:
-    api = make_namespace(control_plane, "doomed")
-    kubelet = Kubelet(api)
-    apply_job(api, parallelism__nodes=2)
-    reach_train_job(api, kubelet)
-    kubelet.start_all("bot-train-1", 2)
-    api.wait_for_status("bot", phase="Training")
-
-    api.send("DELETE", f"api/v1/namespaces/{api.namespace}")
-
-    wait_until(lambda: api.send("GET", f"api/v1/namespaces/{api.namespace}") is None, 90)
 
 
 def test_without_a_finalizer_nothing_waits_for_the_operator(

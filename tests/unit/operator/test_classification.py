@@ -142,6 +142,11 @@ BLAME: list[tuple[str, list[PodFacts], int]] = [
         [rank(0, 22, 1, **TOLD_TO_GO), rank(1, 1, 9)],
         1,
     ),
+    (
+        "a known cause although it was told to go by then",
+        [rank(0, 1, 9), rank(1, 20, 1, **TOLD_TO_GO)],
+        1,
+    ),
     ("memory before a broken connection", [rank(0, 1, 9), rank(1, 137, 1, end_reason="OOMKilled")], 1),
     (
         "the lost node before the stall that it caused",
