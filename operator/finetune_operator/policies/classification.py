@@ -1,7 +1,8 @@
 """What an ended attempt means: its failure class, from what the trainer, the container, the pod and the Job say.
 
 Of several ranks one is to blame: the most specific class, then the earliest end; what merely ended when it was told to
-go, because another rank had failed, comes last. Broken connections between ranks have no class of their own, so they never win.
+go, because another rank had failed, comes last. Broken connections between ranks have no class of their own: they never
+win.
 """
 
 from __future__ import annotations
