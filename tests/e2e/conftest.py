@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from devcluster.cluster import open_cluster
+from devcluster.console import QUIET
 from examples.quickstart.environment import Environment, start_dev_cluster
 from examples.quickstart.installation import ensure_restricted_namespace
 from examples.quickstart.run import credentials_secret, ensure_bucket, s3_client
@@ -22,7 +24,7 @@ from tests.e2e import installation
 from tests.e2e.bucket import Bucket
 from tests.e2e.evidence import Evidence, watching_processes
 from tests.e2e.jobs import LINKS, Jobs
-from tests.e2e.nodes import NODES
+from tests.e2e.nodes import NODES, STATE
 from tests.e2e.side_by_side import OpenJobs, Stage, stories_of
 
 # The longest one starts first. The others need the cluster for themselves, and come in this order.
@@ -128,10 +130,11 @@ def training_rows(count: int = 64) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def open_jobs(environment: Environment, bucket: Bucket, evidence: Evidence) -> OpenJobs:
     """Opens a restricted namespace with the credentials Secret; what it shows is kept, and told when a test fails."""
+    api = open_cluster(STATE.root, QUIET).control_plane.client
 
     @contextmanager
     def open_namespace() -> Iterator[Jobs]:
-        jobs = Jobs(environment, f"e2e-{uuid.uuid4().hex[:8]}", bucket, evidence)
+        jobs = Jobs(environment, api, f"e2e-{uuid.uuid4().hex[:8]}", bucket, evidence)
         ensure_restricted_namespace(environment, jobs.namespace)
         jobs.create(credentials_secret(environment.store, jobs.manifest("any")))
         try:

@@ -1,4 +1,7 @@
-"""FineTuneJobs of one namespace, as a person at a terminal sees them: everything goes through kubectl."""
+"""FineTuneJobs of one namespace: written through kubectl, as a person does, and read straight from the API.
+
+A kubectl for each look would take more of the machine than what is looked at.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import yaml
 
+from devcluster.http_client import ApiClient
 from examples.quickstart.environment import Environment, QuickstartError
 from tests.builders.jobs import make_manifest
 from tests.e2e.bucket import Bucket
@@ -16,6 +21,13 @@ from tests.e2e.deadlines import wait_until
 from tests.e2e.evidence import Evidence
 
 JsonObject = dict[str, Any]
+API_GROUPS = {
+    "pods": "/api/v1",
+    "configmaps": "/api/v1",
+    "events": "/api/v1",
+    "jobs": "/apis/batch/v1",
+    "finetunejobs": "/apis/finetune.dev/v1alpha1",
+}
 # Each node offers one of either: pods that need one stand on different nodes.
 LINKS = ("finetune.dev/fake-link-a", "finetune.dev/fake-link-b")
 # For what takes long only because of everything else that the machine has to do at the same time.
@@ -26,8 +38,16 @@ NO_MERGE = {"output__merged": {"enabled": False}}
 class Jobs:
     """Creates jobs in its namespace and waits for what tests are about, with deadlines instead of sleeps."""
 
-    def __init__(self, environment: Environment, namespace: str, bucket: Bucket, evidence: Evidence) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        api: ApiClient,
+        namespace: str,
+        bucket: Bucket,
+        evidence: Evidence,
+    ) -> None:
         self.environment = environment
+        self._api = api
         self.namespace = namespace
         self.bucket = bucket
         self._evidence = evidence
@@ -87,21 +107,31 @@ class Jobs:
 
     # --- what a user sees --------------------------------------------------------------------------------------
 
-    def get(self, kind: str, *arguments: str) -> list[JsonObject]:
+    def get(self, kind: str, labels: str = "", fields: str = "") -> list[JsonObject]:
         """The objects of a kind in the namespace."""
-        items: list[JsonObject] = json.loads(self.kubectl("get", kind, *arguments, "-o", "json"))["items"]
+        query = urlencode({"labelSelector": labels, "fieldSelector": fields})
+        found: Any = self._read(f"{API_GROUPS[kind]}/namespaces/{self.namespace}/{kind}?{query}")
+        items: list[JsonObject] = found["items"]
         return items
 
     def pods(self, name: str, stage: str = "train", attempt: int | None = None) -> list[JsonObject]:
         """The pods of a stage, of all its attempts or of one, in the order of their ranks."""
         number = "" if attempt is None else f",finetune.dev/attempt={attempt}"
-        found = self.get("pods", "-l", f"finetune.dev/job={name},finetune.dev/stage={stage}{number}")
+        found = self.get("pods", f"finetune.dev/job={name},finetune.dev/stage={stage}{number}")
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
     def read(self, name: str) -> JsonObject:
         """The FineTuneJob."""
-        job: JsonObject = json.loads(self.kubectl("get", "ftj", name, "-o", "json"))
-        return job
+        return self._read(f"{API_GROUPS['finetunejobs']}/namespaces/{self.namespace}/finetunejobs/{name}")
+
+    def read_node(self, name: str) -> JsonObject:
+        """A Node."""
+        return self._read(f"/api/v1/nodes/{name}")
+
+    def _read(self, path: str) -> JsonObject:
+        found = self._api.read(path)
+        assert found is not None, f"there is no {path}"
+        return found
 
     def status(self, name: str) -> JsonObject:
         """The job's status, empty before the operator has seen it."""
@@ -111,7 +141,7 @@ class Jobs:
     def event_reasons(self, name: str) -> list[str]:
         """Reasons of the events about the FineTuneJob."""
         about = f"involvedObject.kind=FineTuneJob,involvedObject.name={name}"
-        return [str(event["reason"]) for event in self.get("events", "--field-selector", about)]
+        return [str(event["reason"]) for event in self.get("events", fields=about)]
 
     def metrics(self, status: JsonObject) -> list[JsonObject]:
         """One line a step, as training left them in the store."""
@@ -144,15 +174,6 @@ class Jobs:
             return is_there and (newest["stage"], newest["number"]) == ("train", attempt)
 
         return self.wait_until(name, f"past a checkpoint at step {step} in attempt {attempt}", holds)
-
-    def wait_for_gone(self, kind: str, name: str, timeout_seconds: float = 60) -> None:
-        """Poll until there is no such object any more."""
-        wait_until(
-            lambda: self.kubectl("get", kind, name, "--ignore-not-found", "-o", "yaml"),
-            lambda found: not found,
-            f"{kind}/{name} is gone",
-            timeout_seconds,
-        )
 
 
 def is_finished(status: JsonObject) -> bool:

@@ -47,7 +47,7 @@ def test_a_job_that_cannot_work_fails_before_a_train_pod_exists(
     assert status["reason"] in reasons.split("|")
     assert words in status["message"]
     assert {attempt["stage"] for attempt in status["attempts"]} == {"prepare"}
-    assert jobs.get("jobs", "-l", "finetune.dev/stage=train") == []
+    assert jobs.get("jobs", "finetune.dev/stage=train") == []
 
 
 @side_by_side

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -128,5 +127,5 @@ def read_run(jobs: Jobs, status: JsonObject) -> dict[str, bytes]:
 
 
 def is_ready(jobs: Jobs, node: str) -> bool:
-    conditions = json.loads(jobs.kubectl("get", "node", node, "-o", "json"))["status"]["conditions"]
+    conditions = jobs.read_node(node)["status"]["conditions"]
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)

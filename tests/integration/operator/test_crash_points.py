@@ -62,8 +62,12 @@ def check_jobs(api: Api, control_plane: ControlPlane, points: Sequence[str]) -> 
     made = Counter(write.name for write in read_writes(control_plane, api.namespace) if write.made("jobs"))
     # The answer to a request of a process that dies may not come into the log; the attempts say that its Job was there.
     assert set(made.values()) == {1}, made.most_common(3)
-    kept = sorted(f"{name_of(point)}-{stage}" for point in points for stage in ("train-1", "export-1"))
-    wait_until(lambda: child_jobs(api) == kept, 30, lambda: f"{kept}; there are {child_jobs(api)}")
+    kept = {f"{name_of(point)}-{stage}" for point in points for stage in ("train-1", "export-1")}
+    wait_until(
+        lambda: set(child_jobs(api)) == kept,
+        PER_SECONDS,
+        lambda: f"end of {set(child_jobs(api)) - kept}, {kept - set(child_jobs(api))} being there",
+    )
     assert api.list_objects(CORE, "services") == []
 
 

@@ -30,6 +30,7 @@ from tests.integration.operator.steps import (
 )
 
 PATIENCE_SECONDS = 150
+GAVE_UP = ("train", 1, "Stopped", "GangIncomplete")
 
 
 @dataclass(frozen=True)
@@ -194,18 +195,13 @@ def test_a_node_that_was_deleted_is_lost(scene: Scene) -> None:
 
 
 def test_two_gangs_that_block_each_other_finish_one_after_the_other(scene: Scene) -> None:
-    gangs = scene.gangs
+    """The first to give its node back may be all that the other one needs."""
     for name in ("one", "two"):
-        wait_until(
-            lambda name=name: ("train", 1, "Stopped", "GangIncomplete") in attempts(gangs, name),  # type: ignore[misc]
-            PATIENCE_SECONDS,
-            lambda name=name: f"back-off of {name}: {gangs.status(name)}",  # type: ignore[misc]
-        )
-    gangs.delete(CORE, "pods", "stranger", gracePeriodSeconds=0)
-
-    for name in ("one", "two"):
-        status = gangs.wait_for_status(name, PATIENCE_SECONDS, phase="Succeeded")
+        status = scene.gangs.wait_for_status(name, PATIENCE_SECONDS, phase="Succeeded")
         assert (status["restarts"], status["incompleteGangs"]) == (0, 0)
+
+    gave_up = [name for name in ("one", "two") if GAVE_UP in attempts(scene.gangs, name)]
+    assert gave_up, "neither could have started before the other gave its node back"
 
 
 @pytest.mark.long_fault

@@ -78,13 +78,13 @@ def test_a_block_that_is_not_written_equals_one_that_says_its_defaults() -> None
 
 def test_settled_fields_are_compared_at_the_root_which_sees_the_phase() -> None:
     assert [rule.rule for rule in settled_rules(Spec)] == [
-        "(has(self.spec.saving.every) ? self.spec.saving.every : 100) == "
+        f"{QUIET} || (has(self.spec.saving.every) ? self.spec.saving.every : 100) == "
         "(has(oldSelf.spec.saving.every) ? oldSelf.spec.saving.every : 100) && "
         "has(self.spec.saving.keep) == has(oldSelf.spec.saving.keep) && "
-        f"(!has(self.spec.saving.keep) || self.spec.saving.keep == oldSelf.spec.saving.keep) || {QUIET}",
-        "!has(self.spec.place) || !has(oldSelf.spec.place) || "
+        "(!has(self.spec.saving.keep) || self.spec.saving.keep == oldSelf.spec.saving.keep)",
+        f"{QUIET} || !has(self.spec.place) || !has(oldSelf.spec.place) || "
         "(has(self.spec.place.region) == has(oldSelf.spec.place.region) && "
-        f"(!has(self.spec.place.region) || self.spec.place.region == oldSelf.spec.place.region)) || {QUIET}",
+        "(!has(self.spec.place.region) || self.spec.place.region == oldSelf.spec.place.region))",
     ]
 
 
