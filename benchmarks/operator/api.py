@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
@@ -23,9 +23,7 @@ API_OF = {
     "jobs": "apis/batch/v1",
     "configmaps": "api/v1",
     "pods": "api/v1",
-    "events": "api/v1",
     "serviceaccounts": "api/v1",
-    "secrets": "api/v1",
 }
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
@@ -76,11 +74,6 @@ class Api:
         """List the objects of a namespace."""
         return cast(list[JsonObject], (await self.send("GET", path_of(plural, namespace)))["items"])
 
-    async def replace_status(self, plural: str, body: JsonObject) -> None:
-        """Replace an object's status."""
-        metadata = body["metadata"]
-        await self.send("PUT", f"{path_of(plural, metadata['namespace'], metadata['name'])}/status", body)
-
     async def delete(self, plural: str, namespace: str, name: str) -> None:
         """Delete an object as kubectl does: its children follow in the background."""
         await self.send("DELETE", path_of(plural, namespace, name), {"propagationPolicy": "Background"})
@@ -128,11 +121,11 @@ def path_of(plural: str, namespace: str, name: str = "") -> str:
     return f"{API_OF[plural]}/namespaces/{namespace}/{plural}{f'/{name}' if name else ''}"
 
 
-async def gather_limited(actions: Iterable[Any], at_once: int) -> list[Any]:
+async def gather_limited(actions: Iterable[Coroutine[Any, Any, T]], at_once: int) -> list[T]:
     """Await coroutines, so many at a time; the first error ends all."""
     gate = asyncio.Semaphore(at_once)
 
-    async def run(action: Any) -> Any:  # noqa: ANN401
+    async def run(action: Coroutine[Any, Any, T]) -> T:
         async with gate:
             return await action
 

@@ -154,7 +154,7 @@ async def _store_one(world: World, name: str, status: dict[str, Any]) -> None:
 async def _restart(world: World, new_name: str, restarts: _Restarts, scale: Scale) -> None:
     """Start, create a job in the moment when the operator says it is ready, and look for writes it should not make."""
     mark = world.audit.mark()
-    async with world.operator() as (process, ready_seconds), watching(world.api, "jobs") as watcher:
+    async with watching(world.api, "jobs") as watcher, world.operator() as (process, ready_seconds):
         restarts.ready_seconds.append(ready_seconds)
         handled = watcher.expect("jobs", world.namespace, first_child(new_name))
         await world.api.create(PLURAL, build_job(world.namespace, new_name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +21,7 @@ Condition = Callable[[JsonObject], bool]
 Listener = Callable[[str, JsonObject], None]
 Key = tuple[str, str, str]
 GONE = "DELETED"
+LISTING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,10 @@ class _Wish:
 class Watcher:
     """Everything of some kinds, as last seen, and promises of what will be seen."""
 
-    def __init__(self, plurals: Sequence[str]) -> None:
-        self._plurals = plurals
+    def __init__(self) -> None:
         self._seen: dict[Key, Sighting] = {}
         self._wishes: dict[Key, list[_Wish]] = {}
         self._listeners: dict[str, list[Listener]] = {}
-
-    @property
-    def plurals(self) -> Sequence[str]:
-        """What is watched."""
-        return self._plurals
 
     def expect(
         self, plural: str, namespace: str, name: str, condition: Condition = lambda _: True
@@ -122,16 +117,15 @@ class Watcher:
 @asynccontextmanager
 async def watching(api: Api, *plurals: str) -> AsyncIterator[Watcher]:
     """Watch these kinds. A watch that fails ends the measurement."""
-    watcher = Watcher(plurals)
+    watcher = Watcher()
     async with asyncio.TaskGroup() as group:
         listed = [asyncio.Event() for _ in plurals]
         tasks = [
             group.create_task(watcher.run(api, plural, event))
             for plural, event in zip(plurals, listed, strict=True)
         ]
-        async with asyncio.timeout(30):
-            for event in listed:
-                await event.wait()
+        every_listed = asyncio.gather(*(event.wait() for event in listed))
+        await within(LISTING_SECONDS, f"the first listing of {', '.join(plurals)}", every_listed)
         yield watcher
         for task in tasks:
             task.cancel()

@@ -25,6 +25,7 @@ from benchmarks.operator.installation import (
 from benchmarks.operator.processes import PYTHON, Running, free_port, running
 from devcluster import ControlPlane
 from devcluster.console import QUIET
+from devcluster.processes import Component
 from finetune_api import API_VERSION, PLURAL
 
 SYSTEM_NAMESPACE = "finetune-system"
@@ -49,6 +50,8 @@ class World:
     installation: Installation
     rival: Account
     folder: Path
+    controllers: Component
+    """kube-controller-manager as it was started."""
     namespace: str
     """Where the measurement's jobs are; empty at first."""
 
@@ -80,12 +83,11 @@ class World:
     @contextmanager
     def without_controllers(self) -> Iterator[None]:
         """Stop kube-controller-manager for a while, so that it does not work on what is only to be stored."""
-        controllers = next(each for each in self.plane.components() if each.name == CONTROLLERS)
         self.plane.processes.stop(CONTROLLERS)
         try:
             yield
         finally:
-            self.plane.processes.ensure_all_running([controllers], QUIET)
+            self.plane.processes.ensure_all_running([self.controllers], QUIET)
 
     def naive_operator(self) -> AbstractAsyncContextManager[tuple[Running, float]]:
         """Start the rival."""
@@ -117,9 +119,9 @@ async def new_world(*, fast_controllers: bool = False) -> AsyncIterator[World]:
         folder = Path(name)
         plane = ControlPlane(folder / "plane")
         try:
-            await asyncio.to_thread(_start, plane, fast_controllers)
+            controllers = await asyncio.to_thread(_start, plane, fast_controllers)
             async with connect(plane) as api:
-                yield await _in_new_namespace(await _furnish(plane, api, folder))
+                yield await _in_new_namespace(await _furnish(plane, api, controllers, folder))
         finally:
             await asyncio.to_thread(plane.stop)
 
@@ -140,22 +142,24 @@ async def _in_new_namespace(world: World) -> World:
     return replace(world, namespace=namespace)
 
 
-def _start(plane: ControlPlane, fast_controllers: bool) -> None:
+def _start(plane: ControlPlane, fast_controllers: bool) -> Component:
+    """Start it; returns kube-controller-manager as it runs."""
     plane.start()
     plane.processes.stop("kube-scheduler")
+    controllers = next(each for each in plane.components() if each.name == CONTROLLERS)
     if fast_controllers:
-        controllers = next(each for each in plane.components() if each.name == CONTROLLERS)
-        faster = replace(controllers, command=(*controllers.command, *FAST_CONTROLLERS))
-        plane.processes.ensure_all_running([faster], QUIET)
+        controllers = replace(controllers, command=(*controllers.command, *FAST_CONTROLLERS))
+        plane.processes.ensure_all_running([controllers], QUIET)
+    return controllers
 
 
-async def _furnish(plane: ControlPlane, api: Api, folder: Path) -> World:
+async def _furnish(plane: ControlPlane, api: Api, controllers: Component, folder: Path) -> World:
     await install_crd(api)
     await api.create_namespace(SYSTEM_NAMESPACE)
     installation = await install_operator(plane, api, SYSTEM_NAMESPACE)
     rival = await install_rival(plane, api, SYSTEM_NAMESPACE, RIVAL)
     await _wait_for_crd(api)
-    return World(plane, api, AuditLog(plane.audit_log), installation, rival, folder, "")
+    return World(plane, api, AuditLog(plane.audit_log), installation, rival, folder, controllers, "")
 
 
 async def _wait_for_crd(api: Api) -> None:

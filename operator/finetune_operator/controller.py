@@ -16,7 +16,7 @@ from typing import Protocol
 
 from finetune_api.names import Stage, child_name
 from finetune_api.reasons import Reason
-from finetune_api.status import AttemptOutcome
+from finetune_api.status import AttemptOutcome, Phase
 from finetune_operator import logs, metrics
 from finetune_operator.attempts import LookUp, LookUpKind
 from finetune_operator.cache import Cache
@@ -121,6 +121,11 @@ class Controller:
             return await self._set_finalizer(job, plan)
         plan = self._within_budget(job, plan)
         plan = await self._delete_told(job, plan)
+        if plan.delete and plan.status.phase is Phase.SUCCEEDED:
+            history = _without_end(job, plan)
+            if history.status != job.status:
+                await self._write_and_tell(job, history, observed.report)
+                return 0.0  # Now they are told, so that they can go before the end is written.
         if plan.status != job.status:
             await self._write_and_tell(job, plan, observed.report)
         for child in plan.stop:
@@ -370,3 +375,22 @@ def _explain_refused(name: str, error: Refused) -> Explanation:
         told = f"Job {name} cannot be made from this spec: {as_sentence(error.message)} Correct the spec."
         return Explanation(Reason.INVALID_SPEC, told)
     return explain_refusal(f"Job {name} cannot be created", error.message)
+
+
+def _without_end(job: FineTuneJob, plan: Plan) -> Plan:
+    """The plan with the history brought up to date, but the job not finished yet.
+
+    An operator that was killed again and again may learn of all attempts and of the end in one pass.
+    """
+    before = job.status
+    status = plan.status.model_copy(
+        update={
+            "conditions": before.conditions,
+            "phase": before.phase,
+            "reason": before.reason,
+            "message": before.message,
+            "completion_time": before.completion_time,
+            "observed_generation": before.observed_generation,
+        }
+    )
+    return replace(plan, status=status, delete=())
