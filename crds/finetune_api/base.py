@@ -6,7 +6,7 @@ here out of ``json_schema_extra``; the trainer and the CLI parse with the same c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -35,13 +35,27 @@ class CelRule:
 
     rule: str
     message: str
+    message_expression: str = ""
+    """CEL that makes the message; `message` is told where it cannot be evaluated."""
+    field_path: str = ""
+    """Which field, from here, the API server names; none: this object."""
+
+    def as_schema(self) -> dict[str, str]:
+        """The rule as the schema holds it."""
+        optional = {"messageExpression": self.message_expression, "fieldPath": self.field_path}
+        return {
+            "rule": self.rule,
+            "message": self.message,
+            **{key: text for key, text in optional.items() if text},
+        }
 
 
 class ApiModel(BaseModel):
     """A block of the API: camelCase on the wire, frozen in memory, unknown fields refused.
 
     ``immutable_fields`` never change; ``settled_fields`` change only while nothing runs that was made from them.
-    ``unchanged_rules`` say in CEL what counts as unchanged, for immutable fields of which a part may change.
+    ``unchanged_rules`` say what counts as unchanged, for immutable fields of which a part may change: functions from
+    the block's path (``.spec.dataset``) to CEL on the resource's root.
     """
 
     model_config = ConfigDict(
@@ -57,7 +71,7 @@ class ApiModel(BaseModel):
     cel_rules: ClassVar[tuple[CelRule, ...]] = ()
     immutable_fields: ClassVar[tuple[str, ...]] = ()
     settled_fields: ClassVar[tuple[str, ...]] = ()
-    unchanged_rules: ClassVar[Mapping[str, str]] = {}
+    unchanged_rules: ClassVar[Mapping[str, Callable[[str], str]]] = {}
 
 
 def _number_to_text(value: object) -> object:

@@ -91,12 +91,15 @@ class Children:
         await self._cluster.delete_child_job(child.namespace, child.name, child.uid, foreground=True)
 
     async def delete(self, child: JobFacts, *, with_config: bool) -> None:
-        """Delete an attempt's Job; what a failed one was made of goes too, a stage that succeeded keeps its record."""
-        await self._cluster.delete_child_job(child.namespace, child.name, child.uid)
+        """Delete an attempt's Job; what a failed one was made of goes too, a stage that succeeded keeps its record.
+
+        The Job comes last: as long as it stands, an operator that was killed on the way finds what is left to do.
+        """
         if with_config:
             await self._delete_config_map(child)
         if child.size > 1:
             await self._delete_service(child)
+        await self._cluster.delete_child_job(child.namespace, child.name, child.uid)
 
     async def _delete_config_map(self, child: JobFacts) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Whether the watches still deliver: when the last sign of life came through each of them.
+"""Whether the watches are open, and still deliver: when the last sign of life came through each of them.
 
 kopf's watch can end or fall silent while the process looks well (kopf#1276). The API server is asked to end every
 watch after a minute, so one through which neither an event nor its end comes, while the API server answers, is dead.
@@ -27,11 +27,15 @@ class WatchStream:
 
 
 class Deliveries:
-    """When each watch delivered last. `note` is called for every piece of data, and every end, that kopf reads."""
+    """When each watch delivered last.
+
+    `open` is called for every watch that begins, `note` for every piece of data, and every end, that kopf reads.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._last: dict[WatchStream, float] = {}
+        self._opened: set[WatchStream] = set()
 
     def expect(self, plurals: Iterable[str], namespaces: Iterable[str]) -> None:
         """From now on these watches have to deliver."""
@@ -39,6 +43,15 @@ class Deliveries:
         for namespace in tuple(namespaces) or (None,):
             for plural in plurals:
                 self._last[WatchStream(plural, namespace)] = now
+
+    def open(self, stream: WatchStream) -> None:
+        """The API server has begun to serve a watch; kopf has listed what was there before."""
+        self._opened.add(stream)
+
+    def describe_unopened(self) -> str | None:
+        """Name the watches that have never begun: until then the operator learns of nothing new."""
+        unopened = [str(stream) for stream in sorted(self._last) if stream not in self._opened]
+        return f"the watch of {', '.join(unopened)} has not begun" if unopened else None
 
     def note(self, stream: WatchStream) -> None:
         """Something came through."""
@@ -81,6 +94,7 @@ def note_deliveries(deliveries: Deliveries) -> aiohttp.ClientMiddlewareType:
         response = await handler(request)
         if request.url.query.get("watch") == "true" and response.status == 200:
             stream = stream_at(request.url.path)
+            deliveries.open(stream)
             meter = _Meter(response.content, lambda: deliveries.note(stream))
             response.content = cast(aiohttp.StreamReader, meter)
         return response

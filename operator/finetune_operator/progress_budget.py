@@ -25,7 +25,7 @@ class ProgressBudget:
 
     def __init__(
         self,
-        per_second: float = 20.0,
+        per_second: float,
         burst: int = 5,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -1,5 +1,9 @@
 """Which edits the API server refuses: of what never changes, and of what changes only while nothing made from it runs.
 
+All of it is two rules on the resource's root. API servers evaluate every rule on every write, and what the operator
+writes is the status: there one look at the status must be enough. A rule for each field, on the field's own block, made
+a status write five times as expensive as all other rules together.
+
 A plain `self.x == oldSelf.x` is skipped when the field comes or goes, so every rule stands on the parent and asks with
 `has` first. (`self.?x == oldSelf.?x` would be shorter, but the API server cannot estimate what it costs and refuses
 it.) A default that is not written into objects counts as if it stood there.
@@ -8,7 +12,7 @@ it.) A default that is not written into objects counts as if it stood there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
@@ -21,6 +25,25 @@ _SETTLED_PHASES = (Phase.PENDING, Phase.QUEUED, Phase.SUSPENDED, Phase.FAILED)
 _IS_SETTLED = "!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase in [{}]".format(
     ", ".join(f"'{phase}'" for phase in _SETTLED_PHASES)
 )
+# Fields of the status one of which changes on nearly every write to it.
+_TELLTALES = ("status.phase", "status.message", "status.progress.lastUpdateTime")
+
+
+def _is_same_value(path: str) -> str:
+    """CEL: whether an optional field is as before, be it there or not."""
+    new, old = f"self.{path}", f"oldSelf.{path}"
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+
+
+def _is_status_write() -> str:
+    """CEL at the root: whether the status changes, and so nothing else does.
+
+    A write of the status keeps the stored spec, every other write the stored status: the API server sees to it.
+    """
+    phase, message, progress = map(_is_same_value, _TELLTALES)
+    block = "status.progress"
+    is_reported = f"has(self.{block}) && (!has(oldSelf.{block}) || !({progress}))"
+    return f"has(self.status) && (!has(oldSelf.status) || !({phase}) || !({message}) || {is_reported})"
 
 
 @dataclass(frozen=True)
@@ -58,34 +81,69 @@ def wire_name(model: type[ApiModel], name: str) -> str:
     return model.model_fields[name].alias or name
 
 
-def immutability_rules(model: type[ApiModel], path: str) -> tuple[CelRule, ...]:
-    """Rules on `model`'s own schema: its immutable fields stay as they were."""
-    return tuple(
-        CelRule(
-            model.unchanged_rules.get(name) or _is_same(model, name),
-            f"{_spoken(path, wire_name(model, name))} is immutable: it defines the run; "
-            "create another FineTuneJob, or delete and re-apply this one",
-        )
-        for name in model.immutable_fields
-    )
+@dataclass(frozen=True)
+class Unchanged:
+    """A field, as messages name it, and the CEL at the resource's root by which it is as before."""
+
+    field: str
+    is_same: str
 
 
-def settled_rules(spec: type[ApiModel]) -> tuple[CelRule, ...]:
-    """Rules on the resource's root, which alone sees the phase: settled fields change only in a settled phase."""
-    return tuple(
-        settled_rule(_spoken(path, wire_name(model, name)), _is_same_below(spec, path, model, name))
-        for path, model in _blocks(spec, "spec")
-        for name in model.settled_fields
-    )
+def immutable_fields(spec: type[ApiModel]) -> tuple[Unchanged, ...]:
+    """What never changes, in all blocks of the spec."""
+    return _list_unchanged(spec, lambda model: model.immutable_fields)
 
 
-def settled_rule(field: str, is_same: str) -> CelRule:
-    """A rule on the resource's root by which `field` is the same as before, or the phase is a settled one."""
+def settled_fields(spec: type[ApiModel]) -> tuple[Unchanged, ...]:
+    """What changes only in a settled phase, in all blocks of the spec."""
+    return _list_unchanged(spec, lambda model: model.settled_fields)
+
+
+def immutability_rule(fields: Sequence[Unchanged]) -> CelRule:
+    """One rule on the resource's root for all immutable fields; its message names those that were changed."""
+    way_out = "it defines the run; create another FineTuneJob, or delete and re-apply this one"
     return CelRule(
-        # The phase first: it is cheap, and mostly enough. API servers pay for each property that a rule reads.
-        f"{_IS_SETTLED} || {is_same}",
-        f"{field} can be changed only while the job is Pending, Queued, Suspended or Failed: "
-        "set suspend: true, wait for phase Suspended, then change it",
+        f"{_is_status_write()} || ({_are_same(fields)})",
+        f"a field is immutable: {way_out}",
+        f"{_list_changed(fields, ' is immutable')} + ': {way_out}'",
+        ".spec",
+    )
+
+
+def settled_rule(fields: Sequence[Unchanged]) -> CelRule:
+    """One rule on the resource's root, which alone sees the phase, for all fields that change in a settled one only."""
+    when = (
+        "can be changed only while the job is Pending, Queued, Suspended or Failed: "
+        "set suspend: true, wait for phase Suspended, then change it"
+    )
+    return CelRule(
+        f"{_is_status_write()} || {_IS_SETTLED} || ({_are_same(fields)})",
+        f"a field {when}",
+        f"{_list_changed(fields)} + ' {when}'",
+        ".spec",
+    )
+
+
+def _are_same(fields: Sequence[Unchanged]) -> str:
+    return " && ".join(f"({each.is_same})" for each in fields)
+
+
+def _list_changed(fields: Sequence[Unchanged], predicate: str = "") -> str:
+    """CEL: the names of the fields that differ, each with what is said of it.
+
+    Plain strings are put together, because the API server cannot estimate what it costs to join a list.
+    """
+    told = " + ".join(f"({each.is_same} ? '' : ', {each.field}{predicate}')" for each in fields)
+    return f"({told}).substring(2)"
+
+
+def _list_unchanged(
+    spec: type[ApiModel], names_of: Callable[[type[ApiModel]], Sequence[str]]
+) -> tuple[Unchanged, ...]:
+    return tuple(
+        Unchanged(_spoken(path, wire_name(model, name)), _is_same_below(spec, path, model, name))
+        for path, model in _blocks(spec, "spec")
+        for name in names_of(model)
     )
 
 
@@ -109,14 +167,15 @@ def _block_of(field: FieldInfo) -> type[ApiModel] | None:
 
 def _is_same_below(spec: type[ApiModel], path: str, model: type[ApiModel], name: str) -> str:
     """CEL at the root: whether a field of the block at `path` is as before, or the whole block came or went."""
-    same = _is_same(model, name, f".{path}")
+    rule = model.unchanged_rules.get(name)
+    same = rule(f".{path}") if rule else _is_same(model, name, f".{path}")
     may_be_missing = {
         f"spec.{each}" for each, field in spec.model_fields.items() if is_marked(field, OPTIONAL_KEY)
     }
     return f"!has(self.{path}) || !has(oldSelf.{path}) || ({same})" if path in may_be_missing else same
 
 
-def _is_same(model: type[ApiModel], name: str, path: str = "") -> str:
+def _is_same(model: type[ApiModel], name: str, path: str) -> str:
     """CEL: whether a field of the block at `path`, which is there now and before, has the same meaning as before."""
     field, access = model.model_fields[name], f"{path}.{wire_name(model, name)}"
     new, old = f"self{access}", f"oldSelf{access}"
@@ -134,7 +193,7 @@ def _is_same(model: type[ApiModel], name: str, path: str = "") -> str:
     if field.is_required():
         return f"{new} == {old}"
     # Also where there is a default: the default `{}` of a block is held to its rules before it is filled in.
-    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+    return _is_same_value(access.removeprefix("."))
 
 
 def _is_default(access: str, block: ApiModel) -> str:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from finetune_api import GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
 from finetune_api.base import CelRule
-from finetune_api.generate.changes import settled_rule, settled_rules
+from finetune_api.generate.changes import (
+    Unchanged,
+    immutability_rule,
+    immutable_fields,
+    settled_fields,
+    settled_rule,
+)
 from finetune_api.generate.schema import Schema, structural_schema, without_annotations
 from finetune_api.names import JOB_NAME_PATTERN, MAX_JOB_NAME_LENGTH
 from finetune_api.spec import FineTuneJobSpec
@@ -85,7 +91,7 @@ def build_root_schema() -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": {
-                **structural_schema(FineTuneJobSpec, "spec"),
+                **structural_schema(FineTuneJobSpec),
                 "description": "spec says what is fine-tuned, on what, how, and where the result goes.",
             },
             "status": {
@@ -93,15 +99,17 @@ def build_root_schema() -> Schema:
                 "description": "status is what the operator observed.",
             },
         },
-        "x-kubernetes-validations": [{"rule": rule.rule, "message": rule.message} for rule in _root_rules()],
+        "x-kubernetes-validations": [rule.as_schema() for rule in _root_rules()],
     }
 
 
 def _root_rules() -> tuple[CelRule, ...]:
-    # Only here can a rule see the phase. Rules of this level are evaluated on every status write, too, whatever the
-    # spec: none of them may look at more of it than what an edit has changed.
-    references = (settled_rule(field, is_same) for field, is_same in SAME_REFERENCES)
-    return (_NAME_RULE, *settled_rules(FineTuneJobSpec), *references)
+    references = (Unchanged(field, is_same) for field, is_same in SAME_REFERENCES)
+    return (
+        _NAME_RULE,
+        immutability_rule(immutable_fields(FineTuneJobSpec)),
+        settled_rule((*settled_fields(FineTuneJobSpec), *references)),
+    )
 
 
 def _status_schema() -> Schema:

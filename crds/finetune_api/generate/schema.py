@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from finetune_api.base import AUTO, MESSAGE_KEY, OPTIONAL_KEY, UNWRITTEN_KEY, ApiModel, CelRule
-from finetune_api.generate.changes import immutability_rules, is_marked, wire_name
+from finetune_api.generate.changes import is_marked, wire_name
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -32,14 +32,14 @@ _DROPPED = frozenset(
 )
 
 
-def structural_schema(model: type[ApiModel], path: str = "") -> Schema:
+def structural_schema(model: type[ApiModel]) -> Schema:
     """The schema of `model`, self-contained, with defaults, bounds and CEL rules.
 
-    `path` is where the model stands in the resource; messages name fields by it. Defaults that are not written into
-    objects stand under UNWRITTEN_KEY, for the field reference: see `without_annotations`.
+    Defaults that are not written into objects stand under UNWRITTEN_KEY, for the field reference: see
+    `without_annotations`.
     """
     root = model.model_json_schema(by_alias=True, mode="validation")
-    return _Converter(root.get("$defs", {}), _models_by_name(model)).convert(root, model, path)
+    return _Converter(root.get("$defs", {}), _models_by_name(model)).convert(root, model)
 
 
 def without_annotations(schema: Schema) -> Schema:
@@ -78,19 +78,19 @@ class _Converter:
     definitions: Schema
     models: dict[str, type[ApiModel]]
 
-    def convert(self, schema: Schema, model: type[ApiModel] | None, path: str) -> Schema:
+    def convert(self, schema: Schema, model: type[ApiModel] | None) -> Schema:
         schema, model = self._resolved(schema, model)
         result = {key: value for key, value in schema.items() if key not in _DROPPED}
         if "properties" in schema:
-            result["properties"] = self._properties(schema["properties"], model, path)
+            result["properties"] = self._properties(schema["properties"], model)
         if "items" in schema:
-            result["items"] = self.convert(schema["items"], None, f"{path}[]")
-        self._convert_map(schema, result, path)
+            result["items"] = self.convert(schema["items"], None)
+        self._convert_map(schema, result)
         _convert_exclusive_bounds(result)
         _convert_pattern(schema, result)
         if model is not None:
             _set_required(result, model)
-            _add_rules(result, (*model.cel_rules, *immutability_rules(model, path)))
+            _add_rules(result, model.cel_rules)
         if result.get("type") == "integer":
             result.setdefault("format", "int64")
         return dict(sorted(result.items()))
@@ -109,22 +109,22 @@ class _Converter:
             else:
                 return schema, model
 
-    def _properties(self, properties: Schema, model: type[ApiModel] | None, path: str) -> Schema:
+    def _properties(self, properties: Schema, model: type[ApiModel] | None) -> Schema:
         fields = (
             {} if model is None else {wire_name(model, name): f for name, f in model.model_fields.items()}
         )
         return {
-            name: _with_default(self.convert(child, None, f"{path}.{name}".lstrip(".")), fields.get(name))
+            name: _with_default(self.convert(child, None), fields.get(name))
             for name, child in properties.items()
         }
 
-    def _convert_map(self, schema: Schema, result: Schema, path: str) -> None:
+    def _convert_map(self, schema: Schema, result: Schema) -> None:
         """A dict field: values keep their schema; what the keys must look like becomes a CEL rule."""
         if schema.get("type") != "object" or "properties" in schema:
             return
         key_pattern, value_schema = _map_entries(schema)
         if isinstance(value_schema, dict) and value_schema:
-            result["additionalProperties"] = self.convert(value_schema, None, f"{path}[]")
+            result["additionalProperties"] = self.convert(value_schema, None)
         if key_pattern:
             rule = CelRule(
                 f"self.all(key, key.matches(r'{key_pattern}'))",
@@ -190,5 +190,5 @@ def _convert_pattern(schema: Schema, result: Schema) -> None:
 
 def _add_rules(schema: Schema, rules: tuple[CelRule, ...]) -> None:
     if rules:
-        written = [{"rule": rule.rule, "message": rule.message} for rule in rules]
+        written = [rule.as_schema() for rule in rules]
         schema["x-kubernetes-validations"] = [*schema.get("x-kubernetes-validations", []), *written]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -85,6 +85,14 @@ def _same_validation(prefix: str, fields: Mapping[str, str | None]) -> str:
     return f"has({new}) == has({old}) && (!has({new}) || ({_same_if_any(path + '.sources', fields)}))"
 
 
+def _same_fraction(path: str) -> str:
+    new, old = f"self{path}", f"oldSelf{path}"
+    return (
+        f"(!has({new}) || !has({old}) || has({new}.fraction) == has({old}.fraction) && "
+        f"(!has({new}.fraction) || {new}.fraction == {old}.fraction))"
+    )
+
+
 # References of the sources may change while nothing runs: field → CEL at the resource's root, where the phase is seen.
 SAME_REFERENCES = (
     (
@@ -123,15 +131,12 @@ class Dataset(ApiModel):
         "loss_on",
     )
     # The references of the sources may change: see SAME_REFERENCES.
-    unchanged_rules: ClassVar[Mapping[str, str]] = {
-        "train": _same_in_all("self.train", "oldSelf.train", _MAKES_ROWS),
-        "validation": (
-            "(!has(self.validation) || !has(oldSelf.validation) || "
-            "has(self.validation.fraction) == has(oldSelf.validation.fraction) && "
-            "(!has(self.validation.fraction) || self.validation.fraction == oldSelf.validation.fraction)) && "
-            + _same_validation("", _MAKES_ROWS)
+    unchanged_rules: ClassVar[Mapping[str, Callable[[str], str]]] = {
+        "train": lambda block: _same_in_all(f"self{block}.train", f"oldSelf{block}.train", _MAKES_ROWS),
+        "validation": lambda block: (
+            f"{_same_fraction(f'{block}.validation')} && {_same_validation(block, _MAKES_ROWS)}"
         ),
-        "test": _same_if_any(".test", _MAKES_ROWS),
+        "test": lambda block: _same_if_any(f"{block}.test", _MAKES_ROWS),
     }
 
     train: Annotated[list[DataSource], Field(min_length=1, max_length=32)] = Field(

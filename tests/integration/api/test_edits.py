@@ -68,7 +68,7 @@ ALWAYS_EDITS: list[tuple[str, dict[str, Any]]] = [
     ("deletionPolicy", {"deletionPolicy": "Delete"}),
 ]
 IMMUTABLE_EDITS: list[tuple[str, dict[str, Any], str]] = [
-    ("the task", {"task": "SequenceClassification", "labels": ["a", "b"]}, f"task {NEVER}"),
+    ("the task", {"task": "SequenceClassification", "labels": ["a", "b"]}, f"labels {NEVER}"),
     ("the model", {"model": {"source": "s3://models/other"}}, f"model.source {NEVER}"),
     (
         "an adapter that comes",
@@ -160,6 +160,34 @@ def test_what_defines_the_run_never_changes(
         edit(api, create(api, phase), spec)
 
     assert sentence in refusal.value.message
+
+
+def test_a_refusal_names_every_field_that_was_changed(api: Api) -> None:
+    with pytest.raises(RequestRefused) as refusal:
+        edit(
+            api,
+            create(api, Phase.TRAINING),
+            {"training": {"seed": 7, "learningRate": 0.1}, "env": [], "resources": {"memory": "64Gi"}},
+        )
+
+    assert 'spec: Invalid value: "object": ' in refusal.value.message
+    assert f"training.learningRate is immutable, training.seed {NEVER}" in refusal.value.message
+    assert f"resources, env {SETTLED}" in refusal.value.message
+
+
+@pytest.mark.parametrize("phase", [None, Phase.TRAINING])
+def test_an_edit_that_also_claims_another_status_is_refused_like_any_other(
+    api: Api, phase: Phase | None
+) -> None:
+    """Who changes the status is not held to these rules, but this way nobody changes it."""
+    path = api.path(FINETUNE, "finetunejobs", create(api, phase))
+    status = {"phase": Phase.SUSPENDED, "message": "Let me.", "reason": "Trick"}
+
+    with pytest.raises(RequestRefused, match=NEVER):
+        api.send("PATCH", path, {"spec": {"training": {"seed": 7}}, "status": status}, MERGE)
+    if phase is not None:
+        with pytest.raises(RequestRefused, match=SETTLED):
+            api.send("PATCH", path, {"spec": {"resources": {"memory": "64Gi"}}, "status": status}, MERGE)
 
 
 def test_a_reference_that_is_there_can_be_taken_away_while_none_runs(api: Api) -> None:

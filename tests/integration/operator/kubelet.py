@@ -190,12 +190,17 @@ def rank_of(pod: JsonObject) -> int:
 
 
 def bind(api: Api, pod: JsonObject, node: str) -> None:
-    """Bind a pod to a node."""
+    """Bind a pod to a node, after the real scheduler has said that it finds none: it must not say so afterwards."""
     name = pod["metadata"]["name"]
+    wait_until(lambda: _was_judged(api, name), what=lambda: f"word of the scheduler about {name}")
     target = {"apiVersion": "v1", "kind": "Node", "name": node}
-    api.send(
-        "POST", f"{api.path(CORE, 'pods', name)}/binding", {"metadata": {"name": name}, "target": target}
-    )
+    binding = {"metadata": {"name": name}, "target": target}
+    api.send("POST", f"{api.path(CORE, 'pods', name)}/binding", binding)
+
+
+def _was_judged(api: Api, name: str) -> bool:
+    pod = api.read(CORE, "pods", name)
+    return pod is None or any(each["type"] == "PodScheduled" for each in pod["status"].get("conditions", ()))
 
 
 def write_running(api: Api, pod: JsonObject) -> None:

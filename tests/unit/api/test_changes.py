@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from pydantic import Field
 
 from finetune_api.base import OPTIONAL, UNWRITTEN, ApiModel
-from finetune_api.generate.changes import Changeability, changeability, immutability_rules, settled_rules
+from finetune_api.generate.changes import (
+    Changeability,
+    Unchanged,
+    changeability,
+    immutability_rule,
+    immutable_fields,
+    settled_fields,
+    settled_rule,
+)
 
-QUIET = (
+SETTLED = (
     "!has(oldSelf.status) || !has(oldSelf.status.phase) || "
     "oldSelf.status.phase in ['Pending', 'Queued', 'Suspended', 'Failed']"
 )
@@ -38,8 +46,8 @@ class Place(ApiModel):
 class Spec(ApiModel):
     immutable_fields: ClassVar[tuple[str, ...]] = ("source", "seed", "rows", "adapter", "sources")
     settled_fields: ClassVar[tuple[str, ...]] = ("saving",)
-    unchanged_rules: ClassVar[Mapping[str, str]] = {
-        "sources": "self.sources.size() == oldSelf.sources.size()"
+    unchanged_rules: ClassVar[Mapping[str, Callable[[str], str]]] = {
+        "sources": lambda block: f"self{block}.sources.size() == oldSelf{block}.sources.size()"
     }
     source: str
     seed: int = 42
@@ -52,51 +60,69 @@ class Spec(ApiModel):
 
 
 def test_each_kind_of_field_is_compared_so_that_coming_and_going_count() -> None:
-    rules = [rule.rule for rule in immutability_rules(Spec, "spec")]
+    fields = {each.field: each.is_same for each in immutable_fields(Spec)}
 
-    assert rules[:3] == [
-        "self.source == oldSelf.source",
-        "has(self.seed) == has(oldSelf.seed) && (!has(self.seed) || self.seed == oldSelf.seed)",
-        "(has(self.rows) ? self.rows : 16) == (has(oldSelf.rows) ? oldSelf.rows : 16)",
-    ]
-    assert rules[4] == "self.sources.size() == oldSelf.sources.size()"
+    assert fields["source"] == "self.spec.source == oldSelf.spec.source"
+    assert fields["seed"] == (
+        "has(self.spec.seed) == has(oldSelf.spec.seed) && "
+        "(!has(self.spec.seed) || self.spec.seed == oldSelf.spec.seed)"
+    )
+    assert fields["rows"] == (
+        "(has(self.spec.rows) ? self.spec.rows : 16) == (has(oldSelf.spec.rows) ? oldSelf.spec.rows : 16)"
+    )
+    assert fields["sources"] == "self.spec.sources.size() == oldSelf.spec.sources.size()"
 
 
 def test_a_block_that_is_not_written_equals_one_that_says_its_defaults() -> None:
-    (rule,) = [rule.rule for rule in immutability_rules(Spec, "spec") if "adapter" in rule.rule]
+    (rule,) = [each.is_same for each in immutable_fields(Spec) if each.field == "adapter"]
     new, old = (
         f"(!has({root}.rank) || {root}.rank == 16) && (!has({root}.alpha) || {root}.alpha == 32.0) && "
         f'(!has({root}.modules) || {root}.modules == ["auto"]) && !has({root}.whole)'
-        for root in ("self.adapter", "oldSelf.adapter")
+        for root in ("self.spec.adapter", "oldSelf.spec.adapter")
     )
 
     assert rule == (
-        "(has(self.adapter) && has(oldSelf.adapter) ? self.adapter == oldSelf.adapter : "
-        f"(!has(self.adapter) || {new}) && (!has(oldSelf.adapter) || {old}))"
+        "(has(self.spec.adapter) && has(oldSelf.spec.adapter) ? self.spec.adapter == oldSelf.spec.adapter : "
+        f"(!has(self.spec.adapter) || {new}) && (!has(oldSelf.spec.adapter) || {old}))"
     )
 
 
-def test_settled_fields_are_compared_at_the_root_which_sees_the_phase() -> None:
-    assert [rule.rule for rule in settled_rules(Spec)] == [
-        f"{QUIET} || (has(self.spec.saving.every) ? self.spec.saving.every : 100) == "
-        "(has(oldSelf.spec.saving.every) ? oldSelf.spec.saving.every : 100) && "
-        "has(self.spec.saving.keep) == has(oldSelf.spec.saving.keep) && "
-        "(!has(self.spec.saving.keep) || self.spec.saving.keep == oldSelf.spec.saving.keep)",
-        f"{QUIET} || !has(self.spec.place) || !has(oldSelf.spec.place) || "
-        "(has(self.spec.place.region) == has(oldSelf.spec.place.region) && "
-        "(!has(self.spec.place.region) || self.spec.place.region == oldSelf.spec.place.region))",
-    ]
-
-
-def test_messages_name_the_field_by_its_path_and_the_way_out() -> None:
-    (immutable,) = immutability_rules(Place, "spec.place")
-
-    assert immutable.message == (
-        "place.uri is immutable: it defines the run; create another FineTuneJob, or delete and re-apply this one"
+def test_fields_of_inner_blocks_are_compared_unless_the_block_comes_or_goes() -> None:
+    assert settled_fields(Spec) == (
+        Unchanged(
+            "saving",
+            "(has(self.spec.saving.every) ? self.spec.saving.every : 100) == "
+            "(has(oldSelf.spec.saving.every) ? oldSelf.spec.saving.every : 100) && "
+            "has(self.spec.saving.keep) == has(oldSelf.spec.saving.keep) && "
+            "(!has(self.spec.saving.keep) || self.spec.saving.keep == oldSelf.spec.saving.keep)",
+        ),
+        Unchanged(
+            "place.region",
+            "!has(self.spec.place) || !has(oldSelf.spec.place) || "
+            "(has(self.spec.place.region) == has(oldSelf.spec.place.region) && "
+            "(!has(self.spec.place.region) || self.spec.place.region == oldSelf.spec.place.region))",
+        ),
     )
-    assert settled_rules(Spec)[1].message == (
-        "place.region can be changed only while the job is Pending, Queued, Suspended or Failed: "
-        "set suspend: true, wait for phase Suspended, then change it"
+
+
+def test_one_rule_asks_for_a_settled_phase_or_that_every_field_is_the_same() -> None:
+    rule = settled_rule([Unchanged("a", "A"), Unchanged("b", "B")]).rule
+
+    assert rule.endswith(f" || {SETTLED} || ((A) && (B))")
+    assert SETTLED not in immutability_rule([Unchanged("a", "A")]).rule
+
+
+def test_messages_name_every_changed_field_by_its_path_and_the_way_out() -> None:
+    fields = [Unchanged("place.uri", "A"), Unchanged("seed", "B")]
+
+    assert immutability_rule(fields).message_expression == (
+        "((A ? '' : ', place.uri is immutable') + (B ? '' : ', seed is immutable')).substring(2) + "
+        "': it defines the run; create another FineTuneJob, or delete and re-apply this one'"
+    )
+    assert settled_rule(fields).message_expression == (
+        "((A ? '' : ', place.uri') + (B ? '' : ', seed')).substring(2) + "
+        "' can be changed only while the job is Pending, Queued, Suspended or Failed: "
+        "set suspend: true, wait for phase Suspended, then change it'"
     )
 
 

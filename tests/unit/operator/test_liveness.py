@@ -44,6 +44,17 @@ def test_before_the_watches_begin_nothing_is_expected_of_them(clock: Clock) -> N
     assert deliveries.describe_silence(BOUND, answering_since=0) is None
 
 
+def test_a_watch_that_has_not_begun_is_named_until_it_has(deliveries: Deliveries) -> None:
+    deliveries.open(PODS)
+    assert deliveries.describe_unopened() == (
+        "the watch of finetunejobs in all namespaces, jobs in all namespaces has not begun"
+    )
+
+    for plural in KINDS:
+        deliveries.open(WatchStream(plural, None))
+    assert deliveries.describe_unopened() is None
+
+
 @pytest.mark.parametrize(
     ("silent_seconds", "answering_seconds", "complains"),
     [
@@ -156,6 +167,7 @@ async def test_whatever_is_read_from_a_watch_is_noted(
     session: aiohttp.ClientSession, server: Server, deliveries: Deliveries, clock: Clock
 ) -> None:
     async with session.get("/api/v1/pods?watch=true") as response:
+        assert "pods" not in (deliveries.describe_unopened() or "")
         chunks = response.content.iter_chunked(1024)
         for piece in (b'{"type":"BOOKMARK"}\n', b'{"type":"ADDED"}\n'):
             clock.now += 160

@@ -63,7 +63,7 @@ def simulate(
 
 
 def test_a_lone_job_writes_at_once(clock: Clock) -> None:
-    budget = ProgressBudget(monotonic=clock)
+    budget = ProgressBudget(20, monotonic=clock)
 
     assert budget.reserve("a") == 0.0
 
