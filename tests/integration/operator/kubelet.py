@@ -204,9 +204,9 @@ def _was_judged(api: Api, name: str) -> bool:
 
 
 def write_running(api: Api, pod: JsonObject) -> None:
-    """The container has been started and is ready."""
+    """The container has been started and is ready; it is started only once, however often this is told."""
     ready = [{"type": kind, "status": "True"} for kind in ("Ready", "ContainersReady")]
-    state = _container({"running": {"startedAt": _now()}}, ready=True)
+    state = _container({"running": {"startedAt": _started_at(api, pod)}}, ready=True)
     write_status(api, pod, {"phase": "Running", "conditions": ready, **state})
 
 
