@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tests.e2e.jobs import Jobs
+from tests.e2e.jobs import SLOW_SECONDS, Jobs
 from tests.e2e.side_by_side import side_by_side
+
+PATIENCE = f"--timeout={SLOW_SECONDS}s"
 
 
 @side_by_side
@@ -19,12 +21,12 @@ def test_deleting_a_running_job_empties_its_folder_only_where_the_policy_says_so
         )
     runs = {name: run_of(jobs, name) for name in ("kept", "gone")}
 
-    jobs.kubectl("delete", "ftj", "kept", "gone", "--wait", "--timeout=120s")
+    jobs.kubectl("delete", "ftj", "kept", "gone", "--wait", PATIENCE)
 
     for name in ("kept", "gone"):
         for kind in ("jobs", "pods"):
             selector = f"finetune.dev/job={name},finetune.dev/stage!=cleanup"
-            jobs.kubectl("wait", "--for=delete", kind, "-l", selector, "--timeout=60s")
+            jobs.kubectl("wait", "--for=delete", kind, "-l", selector, PATIENCE)
     assert jobs.bucket.keys(runs["gone"]) == set()
     assert any("/checkpoints/" in key for key in jobs.bucket.keys(runs["kept"])), "SIGTERM made it save"
 
@@ -42,6 +44,6 @@ def test_a_namespace_goes_with_a_running_job_whose_store_should_have_been_emptie
     jobs.apply("inside", deletionPolicy="Delete", training__maxSteps=2000, checkpoints__everySteps=1500)
     run = run_of(jobs, "inside")
 
-    jobs.kubectl("delete", "namespace", jobs.namespace, "--wait", "--timeout=120s")
+    jobs.kubectl("delete", "namespace", jobs.namespace, "--wait", PATIENCE)
 
     assert jobs.bucket.keys(run), "there was no namespace left to run the removal in"
