@@ -36,7 +36,7 @@ def seen(environment: Environment, evidence: Evidence, open_jobs: OpenJobs) -> E
 def run_every_stage(jobs: Jobs) -> None:
     jobs.apply("whole", deletionPolicy="Delete")
     jobs.wait_for("whole", "Succeeded")
-    jobs.kubectl("delete", "ftj", "whole", "--wait", "--timeout=120s")
+    jobs.kubectl("delete", "ftj", "whole", "--wait", f"--timeout={SLOW_SECONDS}s")
 
 
 def parts(evidence: Evidence) -> set[str]:
