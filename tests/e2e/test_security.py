@@ -15,7 +15,7 @@ from examples.quickstart.environment import Environment
 from examples.quickstart.installation import NAMESPACE
 from tests.e2e.bucket import Bucket
 from tests.e2e.evidence import Evidence, Process
-from tests.e2e.jobs import Jobs, JsonObject
+from tests.e2e.jobs import SLOW_SECONDS, Jobs, JsonObject
 from tests.e2e.nodes import STATE
 from tests.e2e.side_by_side import OpenJobs
 
