@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -84,3 +85,18 @@ def test_no_large_file_is_tracked() -> None:
     ]
 
     assert large == []
+
+
+def test_every_test_that_the_list_of_faults_names_is_there() -> None:
+    listed = re.findall(
+        r"\| `((?:integration|e2e)/[\w/]+\.py)(?:::(\w+))?` \|", (ROOT / "docs/faults.md").read_text()
+    )
+
+    missing = [
+        f"{path}::{name}"
+        for path, name in listed
+        if not (ROOT / "tests" / path).is_file() or f"def {name}" not in (ROOT / "tests" / path).read_text()
+    ]
+
+    assert len(listed) > 30
+    assert missing == []
