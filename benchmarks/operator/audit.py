@@ -33,6 +33,10 @@ class Request:
         return self.verb in WRITES
 
 
+# A watch shows an object a moment before the answer to the request that made it is logged.
+LOGGED_AFTER_SECONDS = 0.5
+
+
 class AuditLog:
     """The log of one apiserver."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.bars import Bar, Figure, median_figure
 from benchmarks.operator.api import gather_limited
-from benchmarks.operator.audit import count_by_kind
+from benchmarks.operator.audit import LOGGED_AFTER_SECONDS, count_by_kind
 from benchmarks.operator.bare_client import BareClient, Pattern, learn_pattern
 from benchmarks.operator.jobs import build_job, first_child, has_status, list_names
 from benchmarks.operator.processes import Running
@@ -117,6 +117,7 @@ async def _burst(world: World, user: str, process: Running, jobs: int, expect: E
             world, watcher, list(list_names("burst", jobs)), expect
         )
         used = _since(cpu_before, _cpu_seconds(world, process))
+        await asyncio.sleep(LOGGED_AFTER_SECONDS)
         requests = count_by_kind(world.audit.requests(mark, user=user))
     return Round(finished_at - began, created_at - began, used, process.peak_memory_mib, requests)
 
