@@ -35,6 +35,7 @@ from finetune_trainer.heartbeat import Phase
 from finetune_trainer.memory_errors import naming_micro_batch
 from finetune_trainer.model import load_base_model
 from finetune_trainer.progress_reporter import ProgressEndpoint, ProgressReporter
+from finetune_trainer.run_metrics import publish_metrics
 from finetune_trainer.stop_request import StopRequest
 from finetune_trainer.trained import commit_trained
 from finetune_trainer.training import FineTuneTrainer, StepMeter, training_arguments
@@ -242,7 +243,7 @@ def commit_result(
     )
 
     def commit() -> None:
-        attempt.store.upload_file(work.metrics, layout.metrics_uri)
+        publish_metrics(attempt.store, layout, work.metrics, attempt.start.incarnation)
         commit_trained(attempt.store, layout, work.trained, facts, attempt.start.incarnation)
 
     attempt.heart.enter(Phase.COMMITTING)

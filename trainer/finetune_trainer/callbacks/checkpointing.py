@@ -27,6 +27,7 @@ from finetune_trainer.checkpoints import (
 from finetune_trainer.errors import StageError, StorageUnavailable
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Heart, Phase
+from finetune_trainer.run_metrics import publish_metrics
 from finetune_trainer.snapshot import (
     LiveState,
     TrainerSnapshot,
@@ -77,7 +78,7 @@ class CheckpointSink:
             dataset_digest=self.identity.dataset_digest,
         )
         manifest = save_checkpoint(self.store, self.layout, directory, facts)
-        self.store.upload_file(metrics, self.layout.metrics_uri)
+        publish_metrics(self.store, self.layout, metrics, self.identity.incarnation)
         prune_checkpoints(self.store, self.layout, self.keep_last, self.identity.incarnation)
         return manifest
 

@@ -1,0 +1,29 @@
+"""`metrics.jsonl` in the run's folder: written over and over by the run's only writer, by nobody who was replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune_api.layout import RunLayout
+from finetune_trainer.checkpoints import ensure_not_superseded
+from finetune_trainer.errors import StorageUnavailable
+from finetune_trainer.storage import ObjectStore
+
+_ATTEMPTS = 5
+
+
+def publish_metrics(store: ObjectStore, layout: RunLayout, path: Path, incarnation: int) -> None:
+    """Put the metrics into the run's folder. Raises Superseded if the run has a newer writer.
+
+    A pod that is frozen after the check and wakes up much later names the version that it has seen, which its successor
+    has replaced: its write changes nothing. Stores that ignore If-Match are protected by the check alone.
+    """
+    data = path.read_bytes()
+    for _ in range(_ATTEMPTS):
+        version = store.read_version(layout.metrics_uri)
+        ensure_not_superseded(store, layout, incarnation)
+        if store.replace_bytes(layout.metrics_uri, data, etag=version[1] if version else None):
+            return
+    raise StorageUnavailable(
+        f"{layout.metrics_uri} was changed by others {_ATTEMPTS} times in a row. The attempt is made again."
+    )
