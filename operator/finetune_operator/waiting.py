@@ -19,6 +19,8 @@ from finetune_operator.times import has_passed, seconds_until
 from finetune_operator.wording import as_sentence
 
 NO_POD_AFTER = timedelta(seconds=3)
+# When very many jobs start at once, kube-controller-manager takes its time. That alone is not worth a write for each.
+NO_POD_UNEXPLAINED_AFTER = timedelta(seconds=60)
 NOT_STARTED_AFTER = timedelta(seconds=5)
 FIRST_LOOKS_EVERY_SECONDS = 4.0
 LATER_LOOKS_EVERY_SECONDS = 300.0
@@ -107,7 +109,7 @@ def explain_waiting(
     seen = observed.events.get(waiting.uid)
     complaint = seen.complaint if seen else None
     pod = gang.waiting_pod()
-    return _explain_job(gang.job, complaint) if pod is None else _explain_pod(pod, complaint, references)
+    return _explain_job(gang.job, complaint, now) if pod is None else _explain_pod(pod, complaint, references)
 
 
 def _explain_queued(job: JobFacts, observed: Observed, now: datetime) -> Explanation:
@@ -126,10 +128,12 @@ def _explain_queued(job: JobFacts, observed: Observed, now: datetime) -> Explana
     return Explanation(Reason.QUEUED, f"Job {job.name} waits in queue '{job.queue}'.{told}")
 
 
-def _explain_job(job: JobFacts, complaint: Complaint | None) -> Explanation:
-    if complaint is None:
-        return Explanation(Reason.WAITING_FOR_POD, f"Job {job.name} has no pod yet.")
-    return explain_refusal(f"Job {job.name} cannot create its pod", complaint.message)
+def _explain_job(job: JobFacts, complaint: Complaint | None, now: datetime) -> Explanation | None:
+    if complaint is not None:
+        return explain_refusal(f"Job {job.name} cannot create its pod", complaint.message)
+    if not has_passed(job.created + NO_POD_UNEXPLAINED_AFTER, now):
+        return None
+    return Explanation(Reason.WAITING_FOR_POD, f"Job {job.name} has no pod yet.")
 
 
 def explain_refusal(what: str, message: str) -> Explanation:

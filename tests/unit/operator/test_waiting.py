@@ -119,7 +119,6 @@ CASES: list[tuple[str, PodFacts | None, Complaint | None, Reason, str]] = [
         Reason.MISSING_REFERENCE,
         "ServiceAccount 't' not found.",
     ),
-    ("no word at all", None, None, Reason.WAITING_FOR_POD, "Job bot-train-1 has no pod yet."),
 ]
 
 
@@ -134,6 +133,14 @@ def test_each_cause_has_its_reason_and_sentence(
     assert explanation is not None
     assert explanation.reason is reason
     assert sentence in explanation.message
+
+
+def test_that_there_is_no_pod_yet_is_told_after_a_minute_where_nobody_complains() -> None:
+    assert explain(None, child=make_child(Stage.TRAIN, age_seconds=59)) is None
+
+    explanation = explain(None, child=make_child(Stage.TRAIN, age_seconds=61))
+
+    assert explanation == Explanation(Reason.WAITING_FOR_POD, "Job bot-train-1 has no pod yet.")
 
 
 def test_a_suspended_job_is_queued_and_left_alone() -> None:
