@@ -35,7 +35,7 @@ integration: environment ## Tests on a real kube-apiserver and a real S3 server
 e2e: environment ## Tests on a real cluster with real pods
 	@$(RUN) python tools/run_suites.py e2e
 
-bench-operator: environment ## Measure the operator: every bar a line, all of them in benchmarks/results/operator.json (ten quiet minutes)
+bench-operator: environment ## Measure the operator: every bar a line, all of them in benchmarks/results/operator.json (17 quiet minutes)
 	@$(RUN) python -m benchmarks.operator
 
 test-faults: environment ## The long loops of the fault tests: every crash point several times, 1,000 jobs, 50 attempts (half an hour)

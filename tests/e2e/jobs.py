@@ -32,6 +32,8 @@ API_GROUPS = {
 LINKS = ("finetune.dev/fake-link-a", "finetune.dev/fake-link-b")
 # For what takes long only because of everything else that the machine has to do at the same time.
 SLOW_SECONDS = 600
+# The same for kubectl.
+PATIENCE = f"--timeout={SLOW_SECONDS}s"
 NO_MERGE = {"output__merged": {"enabled": False}}
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from tests.e2e.jobs import SLOW_SECONDS, Jobs
+from tests.e2e.jobs import PATIENCE, Jobs
 from tests.e2e.side_by_side import side_by_side
-
-PATIENCE = f"--timeout={SLOW_SECONDS}s"
 
 
 @side_by_side

@@ -15,7 +15,7 @@ from examples.quickstart.environment import Environment
 from examples.quickstart.installation import NAMESPACE
 from tests.e2e.bucket import Bucket
 from tests.e2e.evidence import Evidence, Process
-from tests.e2e.jobs import SLOW_SECONDS, Jobs, JsonObject
+from tests.e2e.jobs import PATIENCE, Jobs, JsonObject
 from tests.e2e.nodes import STATE
 from tests.e2e.side_by_side import OpenJobs
 
@@ -36,7 +36,7 @@ def seen(environment: Environment, evidence: Evidence, open_jobs: OpenJobs) -> E
 def run_every_stage(jobs: Jobs) -> None:
     jobs.apply("whole", deletionPolicy="Delete")
     jobs.wait_for("whole", "Succeeded")
-    jobs.kubectl("delete", "ftj", "whole", "--wait", f"--timeout={SLOW_SECONDS}s")
+    jobs.kubectl("delete", "ftj", "whole", "--wait", PATIENCE)
 
 
 def parts(evidence: Evidence) -> set[str]:

@@ -8,7 +8,7 @@ from finetune_api.names import FINALIZER
 from tests.e2e import installation
 from tests.e2e.deadlines import wait_until
 from tests.e2e.evidence import Evidence
-from tests.e2e.jobs import NO_MERGE, SLOW_SECONDS, Jobs, attempts_of
+from tests.e2e.jobs import NO_MERGE, PATIENCE, Jobs, attempts_of
 
 
 def test_uninstalling_leaves_no_finalizer_and_installing_again_goes_on(
@@ -35,7 +35,7 @@ def test_uninstalling_leaves_no_finalizer_and_installing_again_goes_on(
 
     assert [(each["number"], each["outcome"]) for each in attempts_of(status)] == [(1, "Succeeded")]
     assert finalizers(jobs, "runs") == [FINALIZER]
-    jobs.kubectl("delete", "ftj", "runs", "--wait", f"--timeout={SLOW_SECONDS}s")
+    jobs.kubectl("delete", "ftj", "runs", "--wait", PATIENCE)
     assert jobs.bucket.keys(status["outputs"]["runURI"]) == set()
 
 

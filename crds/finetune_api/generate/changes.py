@@ -25,8 +25,6 @@ _SETTLED_PHASES = (Phase.PENDING, Phase.QUEUED, Phase.SUSPENDED, Phase.FAILED)
 _IS_SETTLED = "!has(oldSelf.status) || !has(oldSelf.status.phase) || oldSelf.status.phase in [{}]".format(
     ", ".join(f"'{phase}'" for phase in _SETTLED_PHASES)
 )
-# Fields of the status one of which changes on nearly every write to it.
-_TELLTALES = ("status.phase", "status.message", "status.progress.lastUpdateTime")
 
 
 def _is_same_value(path: str) -> str:
@@ -40,10 +38,11 @@ def _is_status_write() -> str:
 
     A write of the status keeps the stored spec, every other write the stored status: the API server sees to it.
     """
-    phase, message, progress = map(_is_same_value, _TELLTALES)
-    block = "status.progress"
-    is_reported = f"has(self.{block}) && (!has(oldSelf.{block}) || !({progress}))"
-    return f"has(self.status) && (!has(oldSelf.status) || !({phase}) || !({message}) || {is_reported})"
+    # One of these changes on nearly every write of the status; each look costs, so there are no more.
+    phase, message = _is_same_value("status.phase"), _is_same_value("status.message")
+    reported = _is_same_value("status.progress.lastUpdateTime")
+    is_report = f"has(self.status.progress) && (!has(oldSelf.status.progress) || !({reported}))"
+    return f"has(self.status) && (!has(oldSelf.status) || !({phase}) || !({message}) || {is_report})"
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,7 @@ def settled_fields(spec: type[ApiModel]) -> tuple[Unchanged, ...]:
 def immutability_rule(fields: Sequence[Unchanged]) -> CelRule:
     """One rule on the resource's root for all immutable fields; its message names those that were changed."""
     way_out = "it defines the run; create another FineTuneJob, or delete and re-apply this one"
-    return CelRule(
-        f"{_is_status_write()} || ({_are_same(fields)})",
-        f"a field is immutable: {way_out}",
-        f"{_list_changed(fields, ' is immutable')} + ': {way_out}'",
-        ".spec",
-    )
+    return _rule_about_edits(fields, each=" is immutable", of_all=f": {way_out}")
 
 
 def settled_rule(fields: Sequence[Unchanged]) -> CelRule:
@@ -116,25 +110,24 @@ def settled_rule(fields: Sequence[Unchanged]) -> CelRule:
         "can be changed only while the job is Pending, Queued, Suspended or Failed: "
         "set suspend: true, wait for phase Suspended, then change it"
     )
-    return CelRule(
-        f"{_is_status_write()} || {_IS_SETTLED} || ({_are_same(fields)})",
-        f"a field {when}",
-        f"{_list_changed(fields)} + ' {when}'",
-        ".spec",
-    )
+    return _rule_about_edits(fields, of_all=f" {when}", unless=f" || {_IS_SETTLED}")
 
 
-def _are_same(fields: Sequence[Unchanged]) -> str:
-    return " && ".join(f"({each.is_same})" for each in fields)
-
-
-def _list_changed(fields: Sequence[Unchanged], predicate: str = "") -> str:
-    """CEL: the names of the fields that differ, each with what is said of it.
+def _rule_about_edits(
+    fields: Sequence[Unchanged], *, each: str = "", of_all: str, unless: str = ""
+) -> CelRule:
+    """Refuse a change of any of the fields: what is said of `each` stands behind its name, what `of_all` at the end.
 
     Plain strings are put together, because the API server cannot estimate what it costs to join a list.
     """
-    told = " + ".join(f"({each.is_same} ? '' : ', {each.field}{predicate}')" for each in fields)
-    return f"({told}).substring(2)"
+    are_same = " && ".join(f"({field.is_same})" for field in fields)
+    told = " + ".join(f"({field.is_same} ? '' : ', {field.field}{each}')" for field in fields)
+    return CelRule(
+        f"{_is_status_write()}{unless} || ({are_same})",
+        f"a field{each}{of_all}",
+        f"({told}).substring(2) + '{of_all}'",
+        ".spec",
+    )
 
 
 def _list_unchanged(

@@ -68,7 +68,11 @@ ALWAYS_EDITS: list[tuple[str, dict[str, Any]]] = [
     ("deletionPolicy", {"deletionPolicy": "Delete"}),
 ]
 IMMUTABLE_EDITS: list[tuple[str, dict[str, Any], str]] = [
-    ("the task", {"task": "SequenceClassification", "labels": ["a", "b"]}, f"labels {NEVER}"),
+    (
+        "the task",
+        {"task": "SequenceClassification", "labels": ["a", "b"]},
+        f"task is immutable, labels {NEVER}",
+    ),
     ("the model", {"model": {"source": "s3://models/other"}}, f"model.source {NEVER}"),
     (
         "an adapter that comes",
