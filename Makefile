@@ -6,7 +6,7 @@ RUN := $(UV) run --frozen --all-extras
 export PATH := $(CURDIR)/.tools/uv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quickstart-clean test lint types format generate unit integration e2e test-faults bench-operator environment cluster-up cluster-down clean
+.PHONY: help quickstart quickstart-clean test lint types format generate unit integration e2e test-faults bench-operator bench-data environment cluster-up cluster-down clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ e2e: environment ## Tests on a real cluster with real pods
 
 bench-operator: environment ## Measure the operator: every bar a line, all of them in benchmarks/results/operator.json (17 quiet minutes)
 	@$(RUN) python -m benchmarks.operator
+
+bench-data: environment ## Measure the preparation of data: throughput, memory, near duplicates, in benchmarks/results/data.json (10 quiet minutes)
+	@$(RUN) python -m benchmarks.data
 
 test-faults: environment ## The long loops of the fault tests: every crash point several times, 1,000 jobs, 50 attempts (half an hour)
 	@$(RUN) python tools/run_suites.py faults

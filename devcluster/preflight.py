@@ -38,6 +38,9 @@ IMAGE_PACKAGES = {
     "debootstrap": "debootstrap",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
+# Shows the reports in tests. Whichever is here will do; Debian's is installed where none is.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_PACKAGES = {"chromium": "chromium"}
 POLICY_FILE = Path("/usr/sbin/policy-rc.d")
 WAIT_FOR_OTHER_INSTALLATIONS = ("-o", "DPkg::Lock::Timeout=300")
 
@@ -105,6 +108,16 @@ def ensure_packages(packages: dict[str, str], console: Console) -> None:
         raise DevClusterError(
             f"apt-get installed {', '.join(still_missing)} but the programs are not on PATH: {os.environ['PATH']}"
         )
+
+
+def ensure_chromium(console: Console) -> Path:
+    """Find a Chromium, or install Debian's where we may; its path."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        ensure_packages(BROWSER_PACKAGES, console)
+        found = shutil.which("chromium")
+    assert found is not None, "ensure_packages looked for it on PATH"
+    return Path(found)
 
 
 def _is_present(program: str) -> bool:

@@ -1,4 +1,4 @@
-"""The commands and their options. What they do stands in pull.py and ask.py."""
+"""The commands and their options. What they do stands in pull.py, ask.py and preview.py."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Annotated
 
 import typer
 
+from finetune_api.spec import DataFormat
 from finetune_cli.errors import CommandError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Fetch and try the models that FineTuneJobs made.",
+    help="Look at data before a FineTuneJob, fetch and try the model after it.",
     # A traceback with local variables would show access keys.
     pretty_exceptions_show_locals=False,
 )
@@ -33,7 +34,7 @@ def finetune(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Fetch and try the models that FineTuneJobs made."""
+    """Look at data before a FineTuneJob, fetch and try the model after it."""
 
 
 @app.command()
@@ -103,6 +104,51 @@ def ask(
         print(reply.text)
         for remark in reply.remarks:
             print(f"finetune: {remark}", file=sys.stderr)
+
+
+@app.command("preview-data")
+def preview_data(
+    files: Annotated[
+        list[Path], typer.Argument(help="Files or folders with rows, in place of the job's dataset.train.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose tokenizer and chat template: a folder, hf://org/name or modelscope://org/name. "
+            "Default: the job's, else hf://Qwen/Qwen3-0.6B."
+        ),
+    ] = None,
+    job: Annotated[
+        Path | None, typer.Option(help="A FineTuneJob's YAML file, whose settings are taken.")
+    ] = None,
+    data_format: Annotated[
+        DataFormat | None,
+        typer.Option(
+            "--format", case_sensitive=False, help="Format of the rows. Default: the job's, else recognised."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, max=1_048_576, help="The longest row in tokens. Default: as a job.")
+    ] = None,
+    html: Annotated[Path, typer.Option(help="Where the report is written, as a page.")] = Path(
+        "data-report.html"
+    ),
+    json: Annotated[
+        Path | None, typer.Option(help="Where it is written for programs. Default: nowhere.")
+    ] = None,
+) -> None:
+    """Show what a FineTuneJob would make of data: formats, what is left out and why, learned tokens.
+
+    Does on this machine what the job's prepare stage does, and writes the same report.
+
+    No row leaves the machine; only a tokenizer is fetched from its hub, where no folder is named.
+    """
+    from finetune_cli.preview import Preview
+    from finetune_cli.preview import preview_data as run
+
+    with _errors_as_sentences():
+        exit_code = run(Preview(tuple(files), model, job, data_format, max_length, html, json))
+    raise typer.Exit(exit_code)
 
 
 @contextmanager

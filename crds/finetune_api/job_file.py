@@ -31,4 +31,5 @@ class JobFile(ApiModel):
     @property
     def layout(self) -> RunLayout:
         """Where this run's objects stand in the store."""
-        return RunLayout(output_uri=self.spec.output.uri, name=self.name, uid=self.uid)
+        output = self.spec.output
+        return RunLayout(output.uri, self.name, self.uid, shared_cache_uri=output.cache_uri)

@@ -29,6 +29,7 @@ class RunLayout:
     output_uri: str
     name: str
     uid: str
+    shared_cache_uri: str | None = None
 
     @property
     def root(self) -> str:
@@ -94,18 +95,32 @@ class RunLayout:
         return f"{self.run_uri}/metrics.jsonl"
 
     @property
-    def report_uri(self) -> str:
-        """`prepare-report.json`: what prepare found in the data."""
-        return f"{self.run_uri}/prepare-report.json"
+    def data_report_uri(self) -> str:
+        """`data-report.html`: what prepare found in the data, for people."""
+        return f"{self.run_uri}/data-report.html"
+
+    @property
+    def data_report_json_uri(self) -> str:
+        """`data-report.json`: the same for programs."""
+        return f"{self.run_uri}/data-report.json"
 
     @property
     def current_uri(self) -> str:
         """Pointer to the newest run that succeeded."""
         return f"{self.root}/{CURRENT_POINTER_NAME}"
 
+    @property
+    def cache_uri(self) -> str:
+        """What runs share: `output.cacheURI`, else a folder below the model's prefix."""
+        return (self.shared_cache_uri or f"{self.root}/.cache").rstrip("/")
+
     def prepared_uri(self, digest: str) -> str:
         """Tokenised data, shared by all runs with the same data, tokenizer and settings."""
-        return f"{self.root}/.cache/prepared/{digest}"
+        return f"{self.cache_uri}/prepared/{digest}"
+
+    def models_uri(self, digest: str) -> str:
+        """A base model that was brought into the store, shared by all runs that start from it."""
+        return f"{self.cache_uri}/models/{digest}"
 
 
 class FileEntry(ApiModel):

@@ -54,6 +54,8 @@ JOB_FILE_PATH = f"{CONFIG_DIRECTORY}/job/{JOB_FILE_NAME}"
 WORK_DIRECTORY = "/work"
 PROGRESS_TOKEN_PATH = f"{CONFIG_DIRECTORY}/progress/token"
 PROGRESS_CA_PATH = f"{CONFIG_DIRECTORY}/progress-ca/ca.crt"
+# The authorities by which the installation reaches hubs.
+HUB_CA_PATH = f"{CONFIG_DIRECTORY}/hub-ca/ca.crt"
 TERMINATION_MESSAGE_PATH = "/dev/termination-log"
 TRAINER_CONTAINER = "trainer"
 

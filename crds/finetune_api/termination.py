@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from finetune_api.base import ApiModel
+from finetune_api.wording import cut
 
 MAX_TERMINATION_MESSAGE_BYTES = 4096
-_ELLIPSIS = " …"
 
 
 class PreparedFacts(ApiModel):
@@ -18,6 +18,10 @@ class PreparedFacts(ApiModel):
     rows_used: int
     rows_dropped: int
     total_steps: int
+    rows_validation: int = 0
+    rows_test: int = 0
+    # The commit that a hub's model was read at.
+    model_revision: str | None = None
 
 
 class TrainedFacts(ApiModel):
@@ -52,11 +56,10 @@ class TerminationMessage(ApiModel):
 
     def encode(self) -> str:
         """JSON of at most 4,096 bytes, the kubelet's limit: the sentence is cut, never the facts."""
-        encoded = self._json()
-        message = self.message
-        while len(encoded.encode()) > MAX_TERMINATION_MESSAGE_BYTES and message:
-            message = message[: len(message) * 3 // 4]
-            encoded = self.model_copy(update={"message": message + _ELLIPSIS})._json()
+        encoded, length = self._json(), len(self.message)
+        while len(encoded.encode()) > MAX_TERMINATION_MESSAGE_BYTES and length:
+            length = length * 15 // 16
+            encoded = self.model_copy(update={"message": cut(self.message, length)})._json()
         return encoded
 
     def _json(self) -> str:

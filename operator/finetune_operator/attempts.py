@@ -19,13 +19,13 @@ from finetune_api.status import (
     FineTuneJobStatus,
 )
 from finetune_api.termination import TerminationMessage, parse_termination_message
+from finetune_api.wording import cut
 from finetune_operator.gang import Gang, observe_gang
 from finetune_operator.observation import JobFacts, JobState, Observed, PodFacts
 from finetune_operator.policies.advice import advise
 from finetune_operator.policies.classification import Failure, classify_failure
 from finetune_operator.policies.stop import Stop
 from finetune_operator.times import format_time, parse_time
-from finetune_operator.wording import cut
 
 _ORDER = tuple(Stage)
 MAX_ATTEMPT_MESSAGE_LENGTH = 768

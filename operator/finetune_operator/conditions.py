@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_api.status import Condition, ConditionStatus, ConditionType
+from finetune_api.wording import cut
 from finetune_operator.times import format_time
-from finetune_operator.wording import cut
 
-# kubectl and events show one line; the whole sentence stands in status.message.
+# A condition is one line for people; only Failed lists all that was found, within metav1.Condition's bound.
 MAX_MESSAGE_LENGTH = 1024
+MAX_FAILED_MESSAGE_LENGTH = 32_768
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ def _set_condition(
 ) -> Condition:
     known = find_condition(current, verdict.type)
     unchanged = known is not None and known.status is verdict.status
+    is_failure = verdict.type is ConditionType.FAILED
     return Condition(
         type=verdict.type,
         status=verdict.status,
         reason=verdict.reason,
-        message=cut(verdict.message, MAX_MESSAGE_LENGTH),
+        message=cut(verdict.message, MAX_FAILED_MESSAGE_LENGTH if is_failure else MAX_MESSAGE_LENGTH),
         last_transition_time=known.last_transition_time if known and unchanged else format_time(now),
         observed_generation=generation,
     )

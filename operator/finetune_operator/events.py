@@ -16,9 +16,9 @@ from finetune_api.status import (
     FineTuneJobStatus,
     Phase,
 )
+from finetune_api.wording import cut
 from finetune_operator.conditions import find_condition, is_true
 from finetune_operator.observation import ReceivedReport
-from finetune_operator.wording import cut
 
 # The API server's limit on an event's message.
 MAX_MESSAGE_LENGTH = 1024

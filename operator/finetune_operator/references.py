@@ -61,10 +61,11 @@ def _of_store(field: str, store: Store | None) -> Iterator[Reference]:
 def _of_model(spec: FineTuneJobSpec, stage: Stage) -> Iterator[Reference]:
     model = spec.model
     yield from _of_store("spec.model.store", model.store)
+    if stage is not Stage.PREPARE:
+        return  # Hubs and claims are read once, by prepare; the other stages read what it put into the store.
     yield from _of_claim("spec.model.source", model.source)
     yield from _of_claim("spec.model.adapterSource", model.adapter_source)
-    # A hub is asked once, by prepare; the other stages read what it put into the store.
-    if stage is Stage.PREPARE and model.token_secret_ref:
+    if model.token_secret_ref:
         yield _secret(model.token_secret_ref.name, "spec.model.tokenSecretRef")
 
 
@@ -77,6 +78,8 @@ def _of_dataset(spec: FineTuneJobSpec) -> Iterator[Reference]:
     ):
         for index, source in enumerate(sources or ()):
             yield from _of_source(f"{field}[{index}]", source)
+    if augment := spec.dataset.preparation.augment:
+        yield from _of_config_map("spec.dataset.preparation.augment.wordList", augment.word_list)
 
 
 def _of_source(field: str, source: DataSource) -> Iterator[Reference]:
@@ -84,10 +87,7 @@ def _of_source(field: str, source: DataSource) -> Iterator[Reference]:
     yield from _of_claim(f"{field}.source", source.source)
     if source.token_secret_ref:
         yield _secret(source.token_secret_ref.name, f"{field}.tokenSecretRef")
-    if source.source and source.source.startswith(CONFIG_MAP_SCHEME):
-        name = _first_part(source.source, CONFIG_MAP_SCHEME)
-        path = names.config_map_directory(name)
-        yield Reference(ReferenceKind.CONFIG_MAP, name, f"{field}.source", path)
+    yield from _of_config_map(f"{field}.source", source.source)
 
 
 def _of_tracking(spec: FineTuneJobSpec) -> Iterator[Reference]:
@@ -107,6 +107,12 @@ def _of_claim(field: str, uri: str | None) -> Iterator[Reference]:
     if uri and uri.startswith(CLAIM_SCHEME):
         name = _first_part(uri, CLAIM_SCHEME)
         yield Reference(ReferenceKind.CLAIM, name, field, names.claim_directory(name))
+
+
+def _of_config_map(field: str, uri: str | None) -> Iterator[Reference]:
+    if uri and uri.startswith(CONFIG_MAP_SCHEME):
+        name = _first_part(uri, CONFIG_MAP_SCHEME)
+        yield Reference(ReferenceKind.CONFIG_MAP, name, field, names.config_map_directory(name))
 
 
 def _secret(name: str, field: str) -> Reference:

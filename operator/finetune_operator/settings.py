@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ from finetune_api import GROUP
 from finetune_operator import environment_values as values
 from finetune_operator.default_output import DefaultStore, DefaultStoreError, parse_default_store
 from finetune_operator.environment_values import LogFormat, LogLevel, ProgressAuth, PullPolicy, SettingsError
+from finetune_operator.hub_access import CABundle, HubAccess, HubAccessError, parse_hub_environment
 
 __all__ = ["PodSettings", "Settings", "SettingsError", "load_settings"]
 
@@ -55,6 +56,11 @@ class PodSettings:
 
     pass_through_annotations: tuple[str, ...] = ()
     """FINETUNE_PASS_THROUGH_ANNOTATIONS: the same for annotations. Default: none."""
+
+    hub: HubAccess = field(default_factory=HubAccess)
+    """FINETUNE_HUB_ENVIRONMENT: JSON object of variables (mirrors, proxies) for prepare pods that ask a hub; what the
+    user sets wins. FINETUNE_HUB_CA_CONFIG_MAP: name of a ConfigMap in the jobs' namespaces with the authorities that
+    they trust, under FINETUNE_HUB_CA_KEY (default: ca.crt). Default: none."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +200,21 @@ def _load_pod_settings(environment: Mapping[str, str], namespace: str) -> PodSet
         pass_through_annotations=values.metadata_keys(
             environment, "FINETUNE_PASS_THROUGH_ANNOTATIONS", RESERVED_DOMAINS
         ),
+        hub=_hub_access(environment),
     )
+
+
+def _hub_access(environment: Mapping[str, str]) -> HubAccess:
+    name = "FINETUNE_HUB_ENVIRONMENT"
+    try:
+        variables = parse_hub_environment(values.text(environment, name, "{}"))
+    except HubAccessError as error:
+        raise SettingsError(
+            f"{name} cannot be used: {error}. Correct the chart's trainer.hub.env."
+        ) from error
+    config_map = environment.get("FINETUNE_HUB_CA_CONFIG_MAP")
+    key = values.text(environment, "FINETUNE_HUB_CA_KEY", "ca.crt")
+    return HubAccess(variables, CABundle(config_map, key) if config_map else None)
 
 
 def _watch_patience(environment: Mapping[str, str]) -> tuple[timedelta, timedelta]:

@@ -13,6 +13,8 @@ from finetune_api.names import Stage, child_name
 from finetune_api.reasons import Reason
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import (
+    Attempt,
+    AttemptOutcome,
     ConditionStatus,
     ConditionType,
     Display,
@@ -151,6 +153,7 @@ def fold_termination(
     if message.prepared is not None:
         facts = message.prepared
         update["provenance"] = Provenance(
+            model_revision=facts.model_revision,
             model_digest=facts.model_digest,
             dataset_digest=facts.dataset_digest,
             rows_used=facts.rows_used,
@@ -158,7 +161,7 @@ def fold_termination(
             trainer_image=status.provenance.trainer_image,
         )
         update["progress"] = Progress(step=0, total_steps=facts.total_steps, percent=0)
-        update["outputs"] = status.outputs.model_copy(update={"report_uri": _layout(job).report_uri})
+        update["outputs"] = status.outputs.model_copy(update={"report_uri": _layout(job).data_report_uri})
     if message.trained is not None:
         update["progress"] = finish_progress(status.progress, message.trained, format_time(now))
     if message.exported is not None:
@@ -327,8 +330,15 @@ def _status(value: bool) -> ConditionStatus:
 
 
 def _prepared(base: FineTuneJobStatus) -> str:
-    used, dropped = base.provenance.rows_used, base.provenance.rows_dropped
-    return "" if used is None else f"{used} rows are used, {dropped or 0} were dropped."
+    """The summary that prepare left. The condition keeps it when the attempt has gone from the history."""
+    known = conditions.find_condition(base.conditions, ConditionType.PREPARED)
+    if known is not None and known.status is _TRUE and known.message:
+        return known.message
+    return next((each.message for each in reversed(base.attempts) if _has_prepared(each)), None) or ""
+
+
+def _has_prepared(attempt: Attempt) -> bool:
+    return attempt.stage is Stage.PREPARE and attempt.outcome is AttemptOutcome.SUCCEEDED
 
 
 def _exported(base: FineTuneJobStatus) -> str:

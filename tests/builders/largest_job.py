@@ -27,6 +27,10 @@ LARGEST_SPEC: dict[str, Any] = {
         {"source": "hf://org/rows", "tokenSecretRef": {"name": "rows-token"}},
         {"inline": [{"input_text": "a", "target_text": "b"}]},
     ],
+    "dataset__preparation__augment": {
+        "methods": ["Synonyms"],
+        "wordList": "configMap://words/synonyms.txt",
+    },
     "dataset__validation": {"sources": [{"source": "s3://data/validation.jsonl", "store": STORE}]},
     "dataset__test": [{"source": "configMap://test/rows.jsonl"}],
     "tracking": {

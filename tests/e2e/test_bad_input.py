@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import Any
 
 import pytest
@@ -47,6 +49,50 @@ def test_a_job_that_cannot_work_fails_before_a_train_pod_exists(
     assert status["reason"] in reasons.split("|")
     assert words in status["message"]
     assert {attempt["stage"] for attempt in status["attempts"]} == {"prepare"}
+    assert jobs.get("jobs", "finetune.dev/stage=train") == []
+
+
+def lines(*rows: object) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+GOOD = {"input_text": "Where is my parcel?", "target_text": "On its way."}
+# File name, its bytes, what else the job says, and the sentence that ends it.
+BROKEN_DATA: dict[str, tuple[str, bytes, JsonObject, str]] = {
+    "a truncated gzip file": ("cut.jsonl.gz", gzip.compress(lines(*[GOOD] * 500))[:-30], {}, "gzip"),
+    "an error page instead of data": (
+        "page.jsonl", b"<!DOCTYPE html>\n<html><body>503 Service Unavailable</body></html>\n", {}, "HTML",
+    ),
+    "a column that no row has": (
+        "columns.csv", b"question,reply\nWhere?,Here.\n", {"columns": {"target": "answer"}, "format": "InputTarget"}, "answer",
+    ),
+    "an unknown role": (
+        "role.jsonl", lines({"messages": [{"role": "wizard", "content": "hi"}, {"role": "assistant", "content": "yo"}]}), {}, "wizard",
+    ),
+    "a label that is no number": ("labels.jsonl", b'{"text": "good", "label": "a"}\n{"text": "bad", "label": NaN}\n', {}, "NaN"),
+    "rows that are all too long": (
+        "long.jsonl", lines({"input_text": "word " * 3000, "target_text": "ok"}), {}, "maxLength",
+    ),
+    "an unreadable encoding": ("bytes.jsonl", b'{"input_text": "\xff\xfe\x81", "target_text": "\x81\x39"}\n', {}, "UTF-8"),
+    "a file without rows": ("empty.jsonl", b"\n\n", {}, "blank lines"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "source", "words"), BROKEN_DATA.values(), ids=BROKEN_DATA.keys())
+@side_by_side
+def test_broken_data_end_in_their_own_sentence_and_no_train_job(
+    jobs: Jobs, name: str, content: bytes, source: JsonObject, words: str
+) -> None:
+    uri = jobs.bucket.put(f"data/broken/{name}", content)
+    jobs.apply("broken", dataset__train=[{"source": uri, **source}])
+
+    status = jobs.wait_for("broken", "Failed", timeout_seconds=120)
+
+    assert status["reason"] == "DataError"
+    assert words in status["message"]
+    assert name in status["message"]
+    assert {attempt["stage"] for attempt in status["attempts"]} == {"prepare"}
+    assert {attempt["exitCode"] for attempt in status["attempts"]} == {11}
     assert jobs.get("jobs", "finetune.dev/stage=train") == []
 
 

@@ -32,9 +32,15 @@ from finetune_trainer.artifacts import (
     load_manifest,
     upload_folder,
 )
+from finetune_trainer.base_model import base_model_store
 from finetune_trainer.current_pointer import move_current
-from finetune_trainer.data.prepared import PreparedRows, TokenizedRow, write_rows
-from finetune_trainer.data.row_sample import read_first_rows
+from finetune_trainer.data.prepared import (
+    SAMPLE_FILE_NAME,
+    PreparedRows,
+    TokenizedRow,
+    download_prepared,
+    write_rows,
+)
 from finetune_trainer.data.step_batches import PackedRows, pack_rows
 from finetune_trainer.errors import ObjectMissing, UserError
 from finetune_trainer.fetching import fetch_base_model
@@ -124,8 +130,7 @@ def fetch_inputs(job: JobFile, store: ObjectStore) -> Inputs:
         raise UserError(
             f"{layout.trained_uri} is not complete: training has not finished. Delete and re-apply the FineTuneJob."
         )
-    model_store = ObjectStore.open(job.spec.model.store) if job.spec.model.store else store
-    fetch_base_model(model_store, run_file.model, work.model)
+    fetch_base_model(ObjectStore.open(base_model_store(job.spec)), run_file.model, work.model)
     download_trained(store, layout, work.trained)
     inputs = Inputs(job, run_file, trained, store, work)
     for folder in (inputs.adapter, inputs.merged):
@@ -175,10 +180,13 @@ def fetch_back(inputs: Inputs) -> None:
 
 
 def sample_rows(inputs: Inputs) -> PackedRows:
-    """The first rows of the training data, each cut to its end, as one packed batch."""
-    found = read_first_rows(inputs.store, inputs.run_file.dataset.prepared_uri, _COMPARED_ROWS)
-    path = inputs.work.root / "sample.safetensors"
-    write_rows(path, (_end_of(row) for row in found))
+    """A few rows of the prepared data, each cut to its end, as one packed batch."""
+    download_prepared(
+        inputs.store, inputs.run_file.dataset.prepared_uri, inputs.work.data, [SAMPLE_FILE_NAME]
+    )
+    found = PreparedRows(inputs.work.data / SAMPLE_FILE_NAME)
+    path = inputs.work.data / "cut.arrow"
+    write_rows(path, (_end_of(found.row(row)) for row in range(min(_COMPARED_ROWS, len(found)))))
     rows = PreparedRows(path)
     return pack_rows(rows, range(len(rows)))
 

@@ -38,5 +38,11 @@ def ensure_unchanged(store: ObjectStore, model: BaseModelFacts) -> None:
     if changed:
         raise UserError(
             f"The base model at {model.uri} was changed after this run was prepared ({', '.join(changed[:5])}). "
-            "Put the former files back, or delete and re-apply the FineTuneJob to start from the new ones."
+            f"{_remedy(model)}"
         )
+
+
+def _remedy(model: BaseModelFacts) -> str:
+    if model.source.rstrip("/") in ("", model.uri):
+        return "Put the former files back, or delete and re-apply the FineTuneJob to start from the new ones."
+    return f"It is the store's copy of {model.source}: delete and re-apply the FineTuneJob, which brings it again."

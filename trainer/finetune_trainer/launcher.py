@@ -19,10 +19,12 @@ from finetune_api import names
 from finetune_api.job_file import JobFile
 from finetune_api.reasons import Reason
 from finetune_api.termination import TerminationMessage, TrainedFacts
+from finetune_trainer.base_model import base_model_store
 from finetune_trainer.cgroup import oom_kills
 from finetune_trainer.checkpoints import claim_incarnation
 from finetune_trainer.conclusion import conclude
-from finetune_trainer.data.prepared import download_prepared
+from finetune_trainer.data.prepared import download_prepared, split_file_name
+from finetune_trainer.data.rows import Split
 from finetune_trainer.errors import Preempted, RankLost, StageError, Stalled
 from finetune_trainer.fetching import fetch_base_model
 from finetune_trainer.heartbeat import Watchdog
@@ -115,9 +117,8 @@ def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore, placement: Pl
     """
     run_file = load_run_file(store, job.layout)
     incarnation = claim_incarnation(store, job.layout) if placement.is_first_node else None
-    model_store = ObjectStore.open(job.spec.model.store) if job.spec.model.store else store
-    fetch_base_model(model_store, run_file.model, work.model)
-    download_prepared(store, run_file.dataset.prepared_uri, work.data)
+    fetch_base_model(ObjectStore.open(base_model_store(job.spec)), run_file.model, work.model)
+    download_prepared(store, run_file.dataset.prepared_uri, work.data, [split_file_name(Split.TRAIN)])
     start = None
     if incarnation is not None:
         start = StartingPoint(incarnation=incarnation, checkpoint=restore_starting_point(job, work, store))

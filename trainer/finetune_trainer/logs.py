@@ -6,7 +6,11 @@ import logging
 import sys
 import warnings
 
-_NOISY = ("botocore", "s3transfer", "urllib3", "accelerate", "transformers")
+_NOISY = (
+    *("botocore", "s3transfer", "urllib3", "accelerate", "transformers"),
+    # They log every URL, also those that a hub signs.
+    *("httpx2", "httpcore2", "huggingface_hub", "modelscope_hub"),
+)
 
 
 def configure_logging() -> None:

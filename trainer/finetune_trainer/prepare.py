@@ -1,13 +1,12 @@
 """The prepare stage: everything that can be refused is refused here, on a CPU pod, before a GPU is asked for.
 
-Fetches and checks the rows, tokenises them with the learned tokens marked, and writes run.json. It never imports
-torch or transformers. A second attempt gives the same result; a second identical job finds the prepared data.
+Brings the base model within the GPU pods' reach, fetches, checks, cleans and tokenises the rows, and writes run.json
+and the data report. It never imports torch or transformers. A second attempt gives the same result; a second identical
+job finds the prepared data.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -18,26 +17,39 @@ from finetune_api import names
 from finetune_api.job_file import JobFile
 from finetune_api.layout import RunLayout
 from finetune_api.reasons import Reason
-from finetune_api.spec import Dataset, Store
+from finetune_api.spec import FineTuneJobSpec, Store
 from finetune_api.termination import PreparedFacts, TerminationMessage
+from finetune_trainer.base_model import ensure_base_model
 from finetune_trainer.capacity import refuse_small_pods
-from finetune_trainer.checkpoints import sha256_of_file
-from finetune_trainer.data.masks import RowRenderer, choose_renderer
-from finetune_trainer.data.preparation import tokenized_rows
+from finetune_trainer.cgroup import usable_cpus
+from finetune_trainer.data.batches import order_rows
+from finetune_trainer.data.digest import dataset_digest
+from finetune_trainer.data.encoding import EncoderSettings, ExampleEncoder
+from finetune_trainer.data.pipeline import DataRefused, DataRequest, PreparedData, prepare_data
 from finetune_trainer.data.prepared import (
     REPORT_FILE_NAME,
-    ROWS_FILE_NAME,
     PreparedManifest,
     load_prepared_manifest,
     save_prepared,
-    write_rows,
 )
-from finetune_trainer.data.report import DataReport, Tally, build_report, describe_example
-from finetune_trainer.data.sources import LocalSource, fetch_sources
-from finetune_trainer.data.tokenization import TOKENIZER_FILES, ModelTokenizer, load_tokenizer
+from finetune_trainer.data.report import (
+    DataReport,
+    add_forecast,
+    describe_sample,
+    describe_summary,
+    forecast_run,
+    render_html,
+)
+from finetune_trainer.data.row_sizes import load_sizes
+from finetune_trainer.data.sources import fetch_sources
+from finetune_trainer.data.tokenization import TOKENIZER_FILES
+from finetune_trainer.data.word_list import fetch_word_groups
 from finetune_trainer.earlier_run import find_earlier_run, refuse_differences
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.hubs.datasets import open_hub_dataset
+from finetune_trainer.micro_batch_bound import decide_micro_batch_bound
 from finetune_trainer.model_files import inspect_model, refuse_unfit_lengths
+from finetune_trainer.row_lengths import decide_max_length
 from finetune_trainer.run_file import BaseModelFacts, DatasetFacts, RunFile, RunSettings, save_run_file
 from finetune_trainer.steps import StepPlan, decide_steps
 from finetune_trainer.storage import ObjectStore
@@ -45,9 +57,6 @@ from finetune_trainer.support import refuse_unsupported
 
 logger = logging.getLogger(__name__)
 
-# Part of the data set's digest: raise it when the same rows and settings would give other tokens or another mask, also
-# when the default of a setting changes.
-PREPARATION_VERSION = 1
 _PROBE_NAME = ".write-check"
 
 
@@ -65,13 +74,11 @@ class Stores:
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """What is fetched and decided before the first row is read."""
+class _Data:
+    """The prepared data set, and what was found in it."""
 
-    sources: list[LocalSource]
-    tokenizer: ModelTokenizer
-    renderer: RowRenderer
-    chat_template: str
+    manifest: PreparedManifest
+    report: DataReport
 
 
 def run(job: JobFile, job_path: Path) -> TerminationMessage:
@@ -82,26 +89,38 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
     output = stores.open(spec.output.store)
     check_output(output, layout)
     earlier = find_earlier_run(output, layout, spec.resume_from)
-    model_store = stores.open(spec.model.store or spec.output.store)
-    model = inspect_model(model_store, spec.model.source, spec.method.lora)
-    _log_model(model)
-    refuse_small_pods(spec, model)
     with _WorkFolder() as work:
-        inputs = _fetch_inputs(spec.dataset, spec.output.store, stores, model_store, model, work)
-        refuse_unfit_lengths(model, spec.dataset.preparation.max_length, inputs.tokenizer.size)
-        digest = _dataset_digest(spec.dataset, inputs, work)
-        manifest = _prepared(output, layout, digest, spec.dataset, inputs, work)
-    plan = decide_steps(manifest.rows, spec.training)
+        # The rows first: a source that is missing is told before a large model is fetched.
+        sources = fetch_sources(
+            spec.dataset, spec.output.store, stores.open, open_hub_dataset, work / "sources"
+        )
+        words = fetch_words(spec, stores, work / "words")
+        model = bring_model(spec, layout, stores, work / "model")
+        encoder = encoder_settings(spec, model, work / "model")
+        request = DataRequest(
+            dataset=spec.dataset,
+            task=spec.task,
+            labels=tuple(spec.labels or ()),
+            seed=spec.training.seed,
+            sources=tuple(sources),
+            encoder=encoder,
+            max_length=decide_max_length(spec.dataset.preparation, model.context_length),
+            words=words,
+            processes=usable_cpus(),
+        )
+        data = prepared_data(output, layout, model, request, work)
+    plan = decide_steps(data.manifest.rows_per_epoch, spec.training)
     logger.info("the run has %d steps: %s", plan.total_steps, plan.explanation)
-    run_file = _run_file(job, model, manifest, plan)
+    run_file = _run_file(job, model, data.manifest, plan)
     if earlier is not None:
         refuse_differences(earlier, run_file)
         logger.info(
             "training will go on from step %d of run %s", earlier.checkpoint.step, earlier.run_file.run
         )
-    _copy_report(output, layout, digest)
+    report = with_forecast(output, run_file.dataset.prepared_uri, data.report, job, plan)
+    save_report(output, layout, report)
     save_run_file(output, layout, run_file)
-    return _message(model, manifest, plan)
+    return _message(model, data.manifest, report, plan)
 
 
 # --- the output ------------------------------------------------------------------------------------------------
@@ -143,106 +162,113 @@ class _WorkFolder:
         shutil.rmtree(self._path, ignore_errors=True)
 
 
-def _fetch_inputs(
-    dataset: Dataset,
-    default_store: Store,
-    stores: Stores,
-    model_store: ObjectStore,
-    model: BaseModelFacts,
-    work: Path,
-) -> _Inputs:
+def bring_model(spec: FineTuneJobSpec, layout: RunLayout, stores: Stores, folder: Path) -> BaseModelFacts:
+    """Make sure that GPU pods can read the model, check it, and fetch its tokenizer into `folder`."""
+    stored = ensure_base_model(spec, layout, stores.open, folder)
+    store = stores.open(stored.store)
+    inspected = inspect_model(store, stored.uri, spec.method.lora, origin=stored.origin)
+    model = inspected.model_copy(update={"source": spec.model.source, "revision": stored.revision})
+    _log_model(model)
+    refuse_small_pods(spec, model)
     listed = {file.name for file in model.files}
-    model_store.download_folder(
-        model.uri, work / "model", [name for name in TOKENIZER_FILES if name in listed]
-    )
-    tokenizer = load_tokenizer(work / "model")
-    chat_template, origin = _chat_template(dataset, tokenizer, model)
-    renderer = choose_renderer(chat_template, origin, tokenizer.special_tokens, dataset.loss_on)
-    logger.info("learned tokens: %s", renderer.explanation)
-    if not renderer.end_of_turn:
-        logger.warning("the chat template of %s ends no turn: the model will not learn where to stop", origin)
-    sources = fetch_sources(dataset, default_store, stores.open, work / "sources")
-    return _Inputs(sources, tokenizer, renderer, chat_template)
+    store.download_folder(model.uri, folder, [name for name in TOKENIZER_FILES if name in listed])
+    return model
 
 
-def _chat_template(dataset: Dataset, tokenizer: ModelTokenizer, model: BaseModelFacts) -> tuple[str, str]:
-    if dataset.chat_template is not None:
+def encoder_settings(spec: FineTuneJobSpec, model: BaseModelFacts, tokenizer: Path) -> EncoderSettings:
+    """How rows become tokens. dataset.chatTemplate goes before the model's own template."""
+    own = spec.dataset.chat_template
+    if own is not None:
         logger.info("chat template: dataset.chatTemplate replaces the model's own")
-        return dataset.chat_template, "dataset.chatTemplate"
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"{model.uri} has no chat template (neither chat_template.jinja nor one in tokenizer_config.json). "
-            "Set dataset.chatTemplate, for example to the template of the model's instruction-tuned version."
-        )
-    return tokenizer.chat_template, model.uri
-
-
-def _dataset_digest(dataset: Dataset, inputs: _Inputs, work: Path) -> str:
-    """SHA-256 over everything the tokens depend on: equal digests mean equal prepared data."""
-    files = [work / "model" / name for name in TOKENIZER_FILES]
-    ingredients = {
-        "version": PREPARATION_VERSION,
-        # Only what was set: a field that a later release adds must not make other data of the same rows.
-        "settings": dataset.model_dump(
-            mode="json", exclude={"train", "chat_template"}, exclude_defaults=True
-        ),
-        "sources": [_source_ingredients(source) for source in inputs.sources],
-        "tokenizer": [sha256_of_file(path) if path.is_file() else None for path in files],
-        "template": inputs.chat_template,
-        "training_template": inputs.renderer.template.source,
-    }
-    encoded = json.dumps(ingredients, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(encoded.encode()).hexdigest()
-
-
-def _source_ingredients(source: LocalSource) -> dict[str, object]:
-    reading = source.settings.model_dump(
-        mode="json", include={"format", "columns", "max_rows", "inline"}, exclude_defaults=True
+    return EncoderSettings(
+        tokenizer_directory=tokenizer,
+        chat_template=own,
+        template_origin="dataset.chatTemplate" if own is not None else model.source,
+        loss_on=spec.dataset.loss_on,
+        labels=tuple(spec.labels or ()),
     )
-    # The report names the sources, so equal rows from another place are another data set.
-    return {**reading, "label": source.label, "sha256": sha256_of_file(source.path) if source.path else None}
+
+
+def fetch_words(spec: FineTuneJobSpec, stores: Stores, folder: Path) -> tuple[tuple[str, ...], ...]:
+    """The words that augmentation may exchange; none where the job names no list."""
+    augment = spec.dataset.preparation.augment
+    if augment is None or augment.word_list is None:
+        return ()
+    return fetch_word_groups(augment.word_list, spec.output.store, stores.open, folder)
 
 
 # --- the prepared data -----------------------------------------------------------------------------------------
 
 
-def _prepared(
-    store: ObjectStore, layout: RunLayout, digest: str, dataset: Dataset, inputs: _Inputs, work: Path
-) -> PreparedManifest:
+def prepared_data(
+    store: ObjectStore,
+    layout: RunLayout,
+    model: BaseModelFacts,
+    request: DataRequest,
+    work: Path,
+) -> _Data:
+    """Find the prepared data in the store, or prepare them. Data that are refused leave their report behind."""
+    encoder = ExampleEncoder.build(request.encoder)
+    refuse_unfit_lengths(model, request.max_length, encoder.vocabulary_size)
+    logger.info("learned tokens: %s", encoder.explanation)
+    digest = dataset_digest(request, encoder.fingerprint())
     uri = layout.prepared_uri(digest)
     found = load_prepared_manifest(store, uri)
     if found is not None and found.digest == digest:
         logger.info("the same rows, tokenizer and settings were prepared before: using %s", uri)
-        return found
-    tally = Tally()
-    rows = tokenized_rows(inputs.sources, dataset, inputs.renderer, inputs.tokenizer, tally)
+        report = store.read_bytes(f"{uri}/{REPORT_FILE_NAME}")
+        return _Data(found, DataReport.model_validate_json(report))
     folder = work / "prepared"
     folder.mkdir()
-    write_rows(folder / ROWS_FILE_NAME, rows)
-    report = build_report(tally, inputs.tokenizer, inputs.renderer.explanation)
-    (folder / REPORT_FILE_NAME).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _log_report(report)
-    return save_prepared(store, uri, folder, _manifest(digest, report, inputs))
+    try:
+        prepared = prepare_data(request, digest, folder, work)
+    except DataRefused as refused:
+        save_report(store, layout, refused.report)
+        raise DataError(f"{refused.message} Report: {layout.data_report_uri}") from refused
+    _log_report(prepared.report)
+    facts = _manifest(digest, prepared, encoder)
+    return _Data(save_prepared(store, uri, folder, facts), prepared.report)
 
 
-def _manifest(digest: str, report: DataReport, inputs: _Inputs) -> PreparedManifest:
+def _manifest(digest: str, prepared: PreparedData, encoder: ExampleEncoder) -> PreparedManifest:
+    report = prepared.report
     return PreparedManifest(
         digest=digest,
-        rows=report.rows_used,
+        rows=report.rows_by_split.train,
+        rows_validation=report.rows_by_split.validation,
+        rows_test=report.rows_by_split.test,
         rows_dropped=report.rows_dropped,
+        rows_per_epoch=prepared.rows_per_epoch,
         tokens=report.tokens,
         learned_tokens=report.learned_tokens,
         longest_row_tokens=report.lengths.longest,
-        mask_source=inputs.renderer.explanation,
-        chat_template=inputs.chat_template,
+        mask_source=encoder.explanation,
+        chat_template=encoder.template or "",
+        labels=prepared.labels,
         files=(),
     )
 
 
-def _copy_report(store: ObjectStore, layout: RunLayout, digest: str) -> None:
-    store.write_bytes(
-        layout.report_uri, store.read_bytes(f"{layout.prepared_uri(digest)}/{REPORT_FILE_NAME}")
+def with_forecast(
+    store: ObjectStore, uri: str, report: DataReport, job: JobFile, plan: StepPlan
+) -> DataReport:
+    """Add what the data mean for this run: its steps, and how much of a batch would be padding."""
+    training, sizes = job.spec.training, load_sizes(store, uri)
+    device_type = "cuda" if job.spec.parallelism.gpus_per_node else "cpu"
+    forecast = forecast_run(
+        sizes.lengths,
+        order_rows(sizes.weights, training.global_batch_size, training.seed),
+        total_steps=plan.total_steps,
+        micro_batch_tokens=decide_micro_batch_bound(training, device_type, job.memory_backoff).tokens,
+        world_size=job.spec.parallelism.nodes * max(1, job.spec.parallelism.gpus_per_node),
     )
+    return add_forecast(report, forecast)
+
+
+def save_report(store: ObjectStore, layout: RunLayout, report: DataReport) -> None:
+    """Leave the report in the run's folder, for programs and for people."""
+    store.write_bytes(layout.data_report_json_uri, (report.model_dump_json(indent=2) + "\n").encode())
+    store.write_bytes(layout.data_report_uri, render_html(report, layout.run_id).encode())
 
 
 # --- results ---------------------------------------------------------------------------------------------------
@@ -275,18 +301,20 @@ def _run_file(job: JobFile, model: BaseModelFacts, manifest: PreparedManifest, p
     )
 
 
-def _message(model: BaseModelFacts, manifest: PreparedManifest, plan: StepPlan) -> TerminationMessage:
+def _message(
+    model: BaseModelFacts, manifest: PreparedManifest, report: DataReport, plan: StepPlan
+) -> TerminationMessage:
     return TerminationMessage(
         reason=Reason.PREPARED,
-        message=(
-            f"Prepared {manifest.rows} rows ({manifest.rows_dropped} dropped) with {manifest.tokens} tokens, "
-            f"{manifest.learned_tokens} of them learned, for {plan.total_steps} steps."
-        ),
+        message=describe_summary(report),
         prepared=PreparedFacts(
             dataset_digest=manifest.digest,
             model_digest=model.digest,
+            model_revision=model.revision,
             rows_used=manifest.rows,
             rows_dropped=manifest.rows_dropped,
+            rows_validation=manifest.rows_validation,
+            rows_test=manifest.rows_test,
             total_steps=plan.total_steps,
         ),
     )
@@ -305,18 +333,11 @@ def _log_model(model: BaseModelFacts) -> None:
 
 
 def _log_report(report: DataReport) -> None:
-    logger.info(
-        "rows: %d read, %d used, %d invalid, %d longer than maxLength, %d without anything to learn, %d truncated",
-        report.rows_read,
-        report.rows_used,
-        report.invalid.rows,
-        report.overlong.rows,
-        report.nothing_to_learn.rows,
-        report.rows_truncated,
-    )
-    percentiles = ", ".join(f"{name} {tokens}" for name, tokens in report.lengths.percentiles.items())
-    logger.info("row lengths in tokens: %s, longest %d", percentiles, report.lengths.longest)
-    for drops in (report.invalid, report.overlong, report.nothing_to_learn):
-        for sentence in drops.first[:5]:
-            logger.info("left out: %s", sentence)
-    logger.info("one row, learned parts between « »: %s", describe_example(report.example))
+    logger.info(describe_summary(report))
+    for dropped in report.dropped:
+        for example in dropped.first[:5]:
+            logger.info("left out (%s): %s: %s", dropped.reason, example.where, example.why)
+    for warning in report.warnings:
+        logger.warning(warning)
+    for sample in report.samples[:1]:
+        logger.info("one row, learned parts between « »: %s", describe_sample(sample))

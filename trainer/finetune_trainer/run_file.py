@@ -22,7 +22,9 @@ class ModelFile(ApiModel):
 class BaseModelFacts(ApiModel):
     """The base model, as far as its configuration and its safetensors headers tell."""
 
-    uri: str
+    uri: str = Field(description="Where the files stand in the store.")
+    source: str = Field(default="", description="model.source as the job names it; empty in older files.")
+    revision: str | None = Field(default=None, description="The commit that a hub's model was read at.")
     digest: str = Field(description="SHA-256 over names, sizes and etags of the files.")
     files: tuple[ModelFile, ...]
     architecture: str

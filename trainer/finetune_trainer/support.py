@@ -16,20 +16,30 @@ from pydantic_core import PydanticUndefined
 
 from finetune_api.spec import (
     Addressing,
+    AugmentationMethod,
+    BalanceMethod,
     Checksums,
     DataFormat,
+    Duplicates,
     FineTuneJobSpec,
+    FullWidth,
     InvalidRows,
+    Leakage,
     LoRAVariant,
     LossOn,
     MergedPrecision,
     MethodType,
+    Noise,
     OnOutOfMemory,
     Overlong,
     Precision,
+    Redaction,
+    RegexAction,
     Scheduler,
+    StopAfter,
     Strategy,
     Switch,
+    UnicodeForm,
 )
 from finetune_trainer.errors import UserError
 
@@ -38,23 +48,23 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Limit:
-    """A field of which only some values are done: its default, `done`, and URIs that begin with one of `schemes`."""
+    """A field of which only some values are done: its default and `done`. What `is_prepared` only train refuses."""
 
     field: str
     instead: str
     done: Collection[object] = ()
-    schemes: tuple[str, ...] = ()
+    is_prepared: bool = False
 
-    def allows(self, value: object, default: object) -> bool:
+    def allows(self, value: object, default: object, *, stops_after_prepare: bool) -> bool:
         """Whether this value may stand in the field."""
-        if value == default or value in self.done:
+        if value == default or (self.is_prepared and stops_after_prepare):
             return True
-        return isinstance(value, str) and bool(self.schemes) and value.startswith(self.schemes)
+        words = value if isinstance(value, list) else [value]
+        return bool(self.done) and all(word in self.done for word in words)
 
 
-_UPLOAD_MODEL = "upload the model's folder to the store and name it as s3://bucket/prefix"
-_UPLOAD_ROWS = "put the rows into a .jsonl file and name it as s3://bucket/key or configMap://name/key"
 _REMOVE = "remove it"
+_PREPARE_ONLY = "such rows are prepared, and not trained on; set stopAfter: Prepare"
 
 
 def _store_limits(place: str) -> tuple[Limit, ...]:
@@ -66,13 +76,10 @@ def _store_limits(place: str) -> tuple[Limit, ...]:
 
 
 _TASK = (
-    Limit("task", "set CausalLM"),
-    Limit("labels", _REMOVE),
+    Limit("task", f"{_PREPARE_ONLY}, or task: CausalLM", is_prepared=True),
+    Limit("labels", _PREPARE_ONLY, is_prepared=True),
 )
 _MODEL = (
-    Limit("model.source", _UPLOAD_MODEL, schemes=("s3://",)),
-    Limit("model.revision", f"{_REMOVE}; {_UPLOAD_MODEL}"),
-    Limit("model.tokenSecretRef", f"{_REMOVE}; {_UPLOAD_MODEL}"),
     Limit(
         "model.adapterSource",
         f"{_REMOVE} and start from the base model, or from an earlier run with resumeFrom",
@@ -83,49 +90,24 @@ _MODEL = (
     *_store_limits("model.store"),
 )
 _DATASET = (
-    Limit("dataset.train[].source", _UPLOAD_ROWS, schemes=("s3://", "configMap://")),
-    Limit(
-        "dataset.train[].format",
-        "convert the rows to Messages or InputTarget",
-        done=(DataFormat.AUTO, DataFormat.MESSAGES, DataFormat.INPUT_TARGET),
-    ),
-    *(
-        Limit(f"dataset.train[].columns.{column}", "name the column in the rows as the format expects")
-        for column in (
-            "instruction",
-            "output",
-            "history",
-            "prompt",
-            "completion",
-            "messages",
-            "system",
-            "text",
-            "label",
-        )
-    ),
-    Limit("dataset.train[].split", _UPLOAD_ROWS),
-    Limit("dataset.train[].subset", _UPLOAD_ROWS),
-    Limit("dataset.train[].revision", _UPLOAD_ROWS),
-    Limit("dataset.train[].tokenSecretRef", _UPLOAD_ROWS),
-    Limit(
-        "dataset.train[].weight", "set 1, and put rows that shall be seen more often into the source twice"
-    ),
+    Limit("dataset.train[].format", "set Auto", done=tuple(DataFormat)),
     *_store_limits("dataset.train[].store"),
-    Limit("dataset.validation", f"{_REMOVE}, with training.earlyStopping and output.export: Best"),
-    Limit("dataset.test", _REMOVE),
+    Limit("dataset.validation.sources[].format", "set Auto", done=tuple(DataFormat)),
+    *_store_limits("dataset.validation.sources[].store"),
+    Limit("dataset.test[].format", "set Auto", done=tuple(DataFormat)),
+    *_store_limits("dataset.test[].store"),
     Limit("dataset.lossOn", "set Assistant", done=tuple(LossOn)),
     Limit("dataset.preparation.overlong", "set Drop", done=tuple(Overlong)),
     Limit("dataset.preparation.invalidRows", "set Fail", done=tuple(InvalidRows)),
-    Limit("dataset.preparation.minLength", "leave short rows out of the data"),
-    Limit("dataset.preparation.minCharacters", "leave short rows out of the data"),
-    Limit("dataset.preparation.maxCharacters", "set dataset.preparation.maxLength, in tokens, instead"),
-    Limit("dataset.preparation.maxInvalidFraction", f"{_REMOVE}; the data report counts the rows left out"),
-    Limit("dataset.preparation.regex", "clean the rows before they are uploaded"),
-    Limit("dataset.preparation.redact", "redact the rows before they are uploaded"),
-    Limit("dataset.preparation.duplicates", "set None, and remove duplicates before the rows are uploaded"),
-    Limit("dataset.preparation.duplicateThreshold", _REMOVE),
-    Limit("dataset.preparation.augment", _REMOVE),
-    Limit("dataset.preparation.balance", _REMOVE),
+    Limit("dataset.preparation.duplicates", "set None", done=tuple(Duplicates)),
+    Limit("dataset.preparation.unicode", "set None", done=tuple(UnicodeForm)),
+    Limit("dataset.preparation.fullWidth", "set Keep", done=tuple(FullWidth)),
+    Limit("dataset.preparation.leakage", "set Drop", done=tuple(Leakage)),
+    Limit("dataset.preparation.balance.method", "set Oversample", done=tuple(BalanceMethod)),
+    Limit("dataset.preparation.regex[].action", "set Remove", done=tuple(RegexAction)),
+    Limit("dataset.preparation.noise", _REMOVE, done=tuple(Noise)),
+    Limit("dataset.preparation.redact", _REMOVE, done=tuple(Redaction)),
+    Limit("dataset.preparation.augment.methods", _REMOVE, done=tuple(AugmentationMethod)),
 )
 _METHOD = (
     Limit("method.type", "set LoRA", done=(MethodType.LORA,)),
@@ -174,7 +156,6 @@ _EVALUATION = (
     Limit("evaluation.generation", _REMOVE),
 )
 _OUTPUT = (
-    Limit("output.cacheURI", f"{_REMOVE}; prepared data are then shared below output.uri"),
     Limit("output.export", "set Last"),
     Limit("output.adapter", "set true; the adapter is always written"),
     Limit("output.merged.precision", "set Base", done=tuple(MergedPrecision)),
@@ -209,7 +190,7 @@ def refuse_unsupported(spec: FineTuneJobSpec) -> None:
         f"{field}{_shown(value)} is not supported yet: {limit.instead}."
         for limit in LIMITS
         for field, value, default in _values(spec, "", limit.field.split("."))
-        if not limit.allows(value, default)
+        if not limit.allows(value, default, stops_after_prepare=spec.stop_after is StopAfter.PREPARE)
     ]
     if sentences:
         raise UserError(" ".join(sentences))

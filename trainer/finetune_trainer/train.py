@@ -26,8 +26,9 @@ from finetune_trainer.callbacks.metrics import MetricsCallback
 from finetune_trainer.callbacks.preemption import PreemptionCallback
 from finetune_trainer.callbacks.progress import ProgressCallback
 from finetune_trainer.checkpoint_schedule import CheckpointSchedule
-from finetune_trainer.data.batches import DataOrder
-from finetune_trainer.data.prepared import ROWS_FILE_NAME, PreparedRows
+from finetune_trainer.data.batches import order_rows
+from finetune_trainer.data.prepared import PreparedRows, split_file_name
+from finetune_trainer.data.rows import Split
 from finetune_trainer.data.step_batches import StepBatches
 from finetune_trainer.errors import Preempted
 from finetune_trainer.gang import leave_gang
@@ -99,12 +100,12 @@ def load_model(attempt: Attempt) -> PeftModel:
 def plan_batches(attempt: Attempt) -> StepBatches:
     """Lay out what is left of the run."""
     training, gang, bound = attempt.job.spec.training, attempt.gang, attempt.micro_batch_bound
-    rows = PreparedRows(attempt.work.data / ROWS_FILE_NAME)
+    rows = PreparedRows(attempt.work.data / split_file_name(Split.TRAIN))
     if bound.halvings:
         logger.info("%s, because earlier attempts ran out of memory", bound.describe())
     return StepBatches(
         rows=rows,
-        order=DataOrder(len(rows), training.global_batch_size, training.seed),
+        order=order_rows(rows.weights, training.global_batch_size, training.seed),
         first_step=attempt.snapshot.step if attempt.snapshot else 0,
         total_steps=attempt.run_file.total_steps,
         rank=gang.rank,

@@ -160,8 +160,7 @@ def _block_of(field: FieldInfo) -> type[ApiModel] | None:
 
 def _is_same_below(spec: type[ApiModel], path: str, model: type[ApiModel], name: str) -> str:
     """CEL at the root: whether a field of the block at `path` is as before, or the whole block came or went."""
-    rule = model.unchanged_rules.get(name)
-    same = rule(f".{path}") if rule else _is_same(model, name, f".{path}")
+    same = _is_same(model, name, f".{path}")
     may_be_missing = {
         f"spec.{each}" for each, field in spec.model_fields.items() if is_marked(field, OPTIONAL_KEY)
     }
@@ -170,6 +169,8 @@ def _is_same_below(spec: type[ApiModel], path: str, model: type[ApiModel], name:
 
 def _is_same(model: type[ApiModel], name: str, path: str) -> str:
     """CEL: whether a field of the block at `path`, which is there now and before, has the same meaning as before."""
+    if rule := model.unchanged_rules.get(name):
+        return rule(path)
     field, access = model.model_fields[name], f"{path}.{wire_name(model, name)}"
     new, old = f"self{access}", f"oldSelf{access}"
     if is_marked(field, UNWRITTEN_KEY) and isinstance(field.default, ApiModel):

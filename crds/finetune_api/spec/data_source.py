@@ -11,14 +11,14 @@ from finetune_api.base import MESSAGE_KEY, ApiModel, CelRule
 from finetune_api.spec.model import Revision
 from finetune_api.spec.references import TokenSecretRef
 from finetune_api.spec.store import Store
-from finetune_api.spec.uris import DATA_URI_PATTERN, cel_is_hub
+from finetune_api.spec.uris import DATA_URI_PATTERN, HUB_WORD, cel_is_hub, cel_names_configuration
 
 InlineRow = Annotated[
     dict[str, JsonValue],
     WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True, "maxProperties": 16}),
 ]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-HubWord = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+HubWord = Annotated[str, StringConstraints(pattern=rf"^{HUB_WORD}$", max_length=128)]
 
 
 class DataFormat(StrEnum):
@@ -106,6 +106,10 @@ class DataSource(ApiModel):
             "split, subset and revision belong to a data set of a hub, but source is not hf:// or modelscope://: remove them",
         ),
         CelRule(
+            f"!has(self.subset) || !has(self.source) || !{cel_names_configuration('self.source')}",
+            "subset and the part of source behind the colon both name the configuration of a hub's data set: remove one of them",
+        ),
+        CelRule(
             f"!has(self.tokenSecretRef) || (has(self.source) && {cel_is_hub('self.source')})",
             "tokenSecretRef is for a hub, but source is not hf:// or modelscope://: remove tokenSecretRef",
         ),
@@ -132,10 +136,12 @@ class DataSource(ApiModel):
         default=None,
         json_schema_extra={
             MESSAGE_KEY: "dataset source must be s3://bucket/key, hf://org/name, modelscope://org/name, pvc://claim/path or "
-            "configMap://name/key, such as s3://data/support.jsonl"
+            "configMap://name/key, such as s3://data/support.jsonl or hf://org/name:zh"
         },
-        description="source of rows: s3://bucket/key, pvc://claim/path or configMap://name/key of a .jsonl or .json file (.gz accepted), or "
-        "a data set of a hub, hf://org/name or modelscope://org/name. Claims and ConfigMaps are of the job's namespace. Instead of inline.",
+        description="source of rows: a file, s3://bucket/key, pvc://claim/path or configMap://name/key; a folder, s3://bucket/prefix or "
+        "pvc://claim/path; or a data set of a hub, hf://org/name or modelscope://org/name, where :zh behind the name takes configuration "
+        "zh. Files that are read: .jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt, each also .gz or .zst; all of them of a folder. Claims "
+        "and ConfigMaps are of the job's namespace. Instead of inline.",
     )
     inline: Annotated[list[InlineRow], Field(min_length=1, max_length=256)] | None = Field(
         default=None,
@@ -145,8 +151,8 @@ class DataSource(ApiModel):
         default=DataFormat.AUTO,
         description="format of the rows: Messages ({messages: [{role, content}]}), ShareGPT ({conversations: [{from, value}]}), Alpaca "
         "({instruction, input, output}), PromptCompletion ({prompt, completion}), InputTarget ({input_text, target_text} and the like), "
-        "Dialogue (turns marked by speaker, as in `用户:…` and `助手:…`), Text ({text}, learned whole), Classification ({text, label}), "
-        "or Auto: recognised from the first row, with an explanation in the report. Default: Auto.",
+        "Dialogue ({dialogue_sequence: [{role, text}]}, or text with turns such as `用户:…` and `助手:…`), Text ({text}, learned whole), Classification ({text, label}), "
+        "or Auto: recognised from the first rows, with an explanation in the report. Default: Auto.",
     )
     columns: ColumnMapping | None = Field(
         default=None,
@@ -156,7 +162,8 @@ class DataSource(ApiModel):
         default=None, description="split of a hub's data set, such as train. Default: train."
     )
     subset: HubWord | None = Field(
-        default=None, description="subset (configuration) of a hub's data set. Default: the only one."
+        default=None,
+        description="subset (configuration) of a hub's data set, unless source names it. Default: the only one.",
     )
     revision: Revision | None = Field(
         default=None,

@@ -60,17 +60,20 @@ _IS_REFERENCE = {"store": None, "tokenSecretRef": None}
 
 
 def _same_in_all(new: str, old: str, fields: Mapping[str, str | None]) -> str:
-    """CEL: whether two lists of sources have the same `fields`, source by source."""
+    """CEL: whether two lists of sources have the same `fields`, source by source.
+
+    The names are short, because the rule stands twelve times in the definition, which must fit into an annotation.
+    """
     return " && ".join(
-        f"{new}.map(source, {_value_or(field, nothing)}) == {old}.map(source, {_value_or(field, nothing)})"
+        f"{new}.map(s, {_value_or(field, nothing)}) == {old}.map(s, {_value_or(field, nothing)})"
         for field, nothing in fields.items()
     )
 
 
 def _value_or(field: str, nothing: str | None) -> str:
     if nothing is None:
-        return f"has(source.{field}) ? [source.{field}] : []"
-    return f"has(source.{field}) ? source.{field} : {nothing}"
+        return f"has(s.{field}) ? [s.{field}] : []"
+    return f"has(s.{field}) ? s.{field} : {nothing}"
 
 
 def _same_if_any(path: str, fields: Mapping[str, str | None]) -> str:

@@ -27,6 +27,12 @@
   value: {{ .Values.trainer.serviceAccountName | quote }}
 - name: FINETUNE_TRUST_REMOTE_CODE
   value: {{ .Values.trainer.trustRemoteCode | quote }}
+- name: FINETUNE_HUB_ENVIRONMENT
+  value: {{ toJson .Values.trainer.hub.env | quote }}
+- name: FINETUNE_HUB_CA_CONFIG_MAP
+  value: {{ .Values.trainer.hub.caBundle.configMapName | quote }}
+- name: FINETUNE_HUB_CA_KEY
+  value: {{ .Values.trainer.hub.caBundle.key | quote }}
 - name: FINETUNE_PASS_THROUGH_LABELS
   value: {{ join "," .Values.passThrough.labels | quote }}
 - name: FINETUNE_PASS_THROUGH_ANNOTATIONS

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from finetune_api import GROUP, names
 from finetune_api.names import Stage
 from finetune_api.spec import FineTuneJobSpec
+from finetune_operator.hub_access import CABundle, asks_hub
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.manifests.resources import stage_resources
 from finetune_operator.manifests.wanted import WantedAttempt
@@ -57,6 +58,7 @@ def list_volumes(wanted: WantedAttempt, settings: PodSettings) -> tuple[Volume, 
         _job_file(wanted),
         _work(spec, stage),
         *(_shared_memory(spec) if stage is Stage.TRAIN else ()),
+        *(_hub_ca(settings.hub.ca_bundle) if asks_hub(spec, stage) else ()),
         *((_progress_token(), _progress_ca(settings)) if stage is not Stage.CLEANUP else ()),
         *(_reference(index, each) for index, each in enumerate(list_references(spec, stage))),
     )
@@ -99,6 +101,14 @@ def _progress_ca(settings: PodSettings) -> Volume:
     # Optional: a job must not wait for what only its display needs. Mounted live, so that rotation arrives.
     source = {"configMap": {"name": settings.ca_config_map, "optional": True}}
     return Volume("progress-ca", posixpath.dirname(names.PROGRESS_CA_PATH), source)
+
+
+def _hub_ca(bundle: CABundle | None) -> tuple[Volume, ...]:
+    if bundle is None:
+        return ()
+    item = {"key": bundle.key, "path": posixpath.basename(names.HUB_CA_PATH)}
+    source = {"configMap": {"name": bundle.config_map, "items": [item]}}
+    return (Volume("hub-ca", posixpath.dirname(names.HUB_CA_PATH), source),)
 
 
 def _reference(index: int, reference: Reference) -> Volume:

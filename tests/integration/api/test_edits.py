@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.spec import Preparation
 from finetune_api.status import Phase
 from tests.builders.jobs import make_manifest
 from tests.integration.api.test_acceptance import EVERYTHING
@@ -67,6 +68,23 @@ ALWAYS_EDITS: list[tuple[str, dict[str, Any]]] = [
     ("ttlSecondsAfterFinished", {"ttlSecondsAfterFinished": 60}),
     ("deletionPolicy", {"deletionPolicy": "Delete"}),
 ]
+PREPARATION_EDITS: dict[str, Any] = {
+    "maxLength": 64,
+    "minLength": 4,
+    "minCharacters": 2,
+    "maxCharacters": 900,
+    "overlong": "Truncate",
+    "invalidRows": "Drop",
+    "unicode": "NFC",
+    "fullWidth": "Narrow",
+    "noise": ["HTML"],
+    "regex": [{"pattern": "x"}],
+    "redact": ["Email"],
+    "duplicates": "Exact",
+    "leakage": "Keep",
+    "augment": {"methods": ["Reorder"]},
+    "balance": {"method": "Downsample"},
+}
 IMMUTABLE_EDITS: list[tuple[str, dict[str, Any], str]] = [
     (
         "the task",
@@ -97,7 +115,14 @@ IMMUTABLE_EDITS: list[tuple[str, dict[str, Any], str]] = [
     ("the weight", {"dataset": {"train": [{**S3_ROWS[0], "weight": 2}]}}, f"dataset.train {NEVER}"),
     ("validation that comes", {"dataset": {"validation": {"fraction": 0.1}}}, f"dataset.validation {NEVER}"),
     ("test rows that come", {"dataset": {"test": S3_ROWS}}, f"dataset.test {NEVER}"),
-    ("preparation", {"dataset": {"preparation": {"maxLength": 64}}}, f"dataset.preparation {NEVER}"),
+    *(
+        (
+            f"preparation.{field}",
+            {"dataset": {"preparation": {field: value}}},
+            f"dataset.preparation {NEVER}",
+        )
+        for field, value in PREPARATION_EDITS.items()
+    ),
     ("the system prompt", {"dataset": {"systemPrompt": "Be brief."}}, f"dataset.systemPrompt {NEVER}"),
     ("the method", {"method": {"type": "Full"}}, f"method.type {NEVER}"),
     ("the rank, whose block was not written", {"method": {"lora": {"rank": 8}}}, f"method.lora {NEVER}"),
@@ -227,12 +252,39 @@ def test_what_defines_the_run_cannot_be_taken_away_either(api: Api) -> None:
         ({"model": {"revision": None}}, "model.revision"),
         ({"dataset": {"validation": None}}, "dataset.validation"),
         ({"dataset": {"test": None}}, "dataset.test"),
+        ({"dataset": {"preparation": {"maxInvalidFraction": None}}}, "dataset.preparation"),
+        ({"dataset": {"preparation": {"duplicateThreshold": None}}}, "dataset.preparation"),
+        ({"dataset": {"preparation": {"noise": None}}}, "dataset.preparation"),
         ({"training": {"maxSteps": None}}, "training.maxSteps"),
         ({"training": {"earlyStopping": None}}, "training.earlyStopping"),
         ({"method": {"lora": None}}, "method.lora"),
     ):
         with pytest.raises(RequestRefused, match=f"{field} {NEVER}"):
             edit(api, name, spec)
+
+
+def test_every_field_of_preparation_is_tried() -> None:
+    """The two that only go together with another field are taken away above."""
+    fields = {field.alias for field in Preparation.model_fields.values()}
+
+    assert fields == {*PREPARATION_EDITS, "maxInvalidFraction", "duplicateThreshold"}
+
+
+@pytest.mark.parametrize(
+    ("length", "may_go"),
+    [pytest.param(64, False, id="one of the user's"), pytest.param(1024, True, id="what was once written")],
+)
+def test_a_longest_row_goes_only_where_it_was_once_the_written_default(
+    api: Api, length: int, may_go: bool
+) -> None:
+    name = create(api, None, dataset__preparation={"maxLength": length})
+    without = {"dataset": {"preparation": {"maxLength": None}}}
+
+    if may_go:
+        edit(api, name, without)
+    else:
+        with pytest.raises(RequestRefused, match=f"dataset.preparation {NEVER}"):
+            edit(api, name, without)
 
 
 def test_a_row_in_the_object_never_changes(api: Api) -> None:
@@ -254,12 +306,13 @@ def test_retry_is_never_lowered(api: Api) -> None:
 
 
 def test_writing_a_default_out_is_no_change(api: Api) -> None:
-    name = create(api, Phase.TRAINING)
+    name = create(api, Phase.TRAINING, dataset__preparation={"invalidRows": "Drop"})
 
     edit(
         api,
         name,
         {
+            "dataset": {"preparation": {"maxInvalidFraction": 0.1, "unicode": "None", "leakage": "Drop"}},
             "method": {"lora": {"rank": 16}},
             "training": {"globalBatchSize": 16},
             "checkpoints": {"everySteps": 100},

@@ -115,7 +115,10 @@ def test_it_is_read_with_the_new_defaults_and_parsed(old_jobs: Api, name: str) -
         FineTuneJobSpec.model_validate(found["spec"]),
         FineTuneJobStatus.model_validate(found["status"]),
     )
-    assert spec == FineTuneJobSpec.model_validate(make_manifest(**JOBS[name])["spec"])
+    # What is no default any more stays as it was promised when the job was created.
+    manifest = make_manifest(**JOBS[name], dataset__preparation={"maxLength": 1024})
+    assert spec == FineTuneJobSpec.model_validate(manifest["spec"])
+    assert (spec.dataset.preparation.leakage, spec.dataset.preparation.unicode) == ("Drop", "None")
     assert (spec.retry, spec.suspend, found["spec"]["retry"]) == (0, False, 0)
     assert (status.phase, status.restarts, status.observed_retry) == ("Training", 1, 0)
 
@@ -139,6 +142,7 @@ def test_its_own_manifest_can_be_put_in_its_place_again(old_jobs: Api) -> None:
     """What the old CRD wrote into the object and today's does not, is no change."""
     found = read(old_jobs, "running")
     assert "lora" in found["spec"]["method"], "the old CRD wrote the defaults of the block"
+    assert found["spec"]["dataset"]["preparation"]["maxLength"] == 1024, "the old CRD had a default"
     manifest = make_manifest(name="running")
     manifest["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
 
@@ -146,6 +150,7 @@ def test_its_own_manifest_can_be_put_in_its_place_again(old_jobs: Api) -> None:
 
     assert replaced is not None
     assert "lora" not in replaced["spec"]["method"]
+    assert "maxLength" not in replaced["spec"]["dataset"]["preparation"]
 
 
 def test_what_defines_its_run_still_cannot_be_changed(old_jobs: Api) -> None:

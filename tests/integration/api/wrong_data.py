@@ -16,6 +16,13 @@ def train(**source: Any) -> dict[str, Any]:
     return {"dataset__train": [{"source": ROWS, **source}]}
 
 
+def augmentation(word_list: str, *methods: str) -> dict[str, Any]:
+    """Changed copies by words of a list."""
+    return {
+        "dataset__preparation__augment": {"methods": list(methods or ("Synonyms",)), "wordList": word_list}
+    }
+
+
 def classification(**changes: Any) -> dict[str, Any]:
     """A right classification job with changes."""
     return {"task": "SequenceClassification", "labels": ["no", "yes"], **changes}
@@ -176,6 +183,20 @@ WRONG_DATA: list[tuple[str, dict[str, Any], str]] = [
     ("a ConfigMap without key", {"dataset__train": [{"source": "configMap://rows"}]}, DATA_MESSAGE),
     ("a claim without file", {"dataset__train": [{"source": "pvc://data"}]}, DATA_MESSAGE),
     ("a claim's path that climbs", {"dataset__train": [{"source": "pvc://data/a/../b"}]}, DATA_MESSAGE),
+    ("a folder with two slashes at its end", train(source="s3://data/rows//"), DATA_MESSAGE),
+    ("a whole bucket of rows", train(source="s3://data/"), DATA_MESSAGE),
+    ("a ConfigMap with a folder", train(source="configMap://rows/a/"), DATA_MESSAGE),
+    ("a configuration without a name", train(source="hf://org/rows:"), DATA_MESSAGE),
+    ("a configuration with a path", train(source="hf://org/rows:a/b"), DATA_MESSAGE),
+    ("a configuration that climbs", train(source="modelscope://org/rows:.."), DATA_MESSAGE),
+    ("a configuration of a file", train(source="pvc://data/rows:zh"), DATA_MESSAGE),
+    (
+        "a configuration by two ways",
+        train(source="hf://org/rows:zh", subset="zh"),
+        "subset and the part of source behind the colon both name the configuration of a hub's data set",
+    ),
+    ("a split that climbs", train(source="hf://org/rows", split="../test"), "spec.dataset.train[0].split"),
+    ("a subset with a slash", train(source="hf://org/rows", subset="a/b"), "spec.dataset.train[0].subset"),
     ("rows on the web", {"dataset__train": [{"source": "https://example.com/a.jsonl"}]}, DATA_MESSAGE),
     (
         "rows and a file in one source",
@@ -310,6 +331,11 @@ WRONG_PREPARATION: list[tuple[str, dict[str, Any], str]] = [
         "preparation.minLength is larger than preparation.maxLength",
     ),
     (
+        "a shortest row longer than the longest may be",
+        {"dataset__preparation": {"minLength": 1025}},
+        "preparation.minLength is larger than preparation.maxLength, which is at most 1024 where it is not set",
+    ),
+    (
         "fewer characters at most than at least",
         {"dataset__preparation": {"minCharacters": 10, "maxCharacters": 5}},
         "preparation.minCharacters is larger than preparation.maxCharacters",
@@ -324,6 +350,21 @@ WRONG_PREPARATION: list[tuple[str, dict[str, Any], str]] = [
         {"dataset__preparation__maxInvalidFraction": 0.1},
         "preparation.maxInvalidFraction bounds how many rows are dropped and needs invalidRows: Drop",
     ),
+    (
+        "more invalid rows than there are",
+        {"dataset__preparation": {"invalidRows": "Drop", "maxInvalidFraction": 1.5}},
+        "spec.dataset.preparation.maxInvalidFraction",
+    ),
+    ("an unknown form of Unicode", {"dataset__preparation__unicode": "NFD"}, 'Unsupported value: "NFD"'),
+    (
+        "an unknown width of characters",
+        {"dataset__preparation__fullWidth": "Widen"},
+        'Unsupported value: "Widen"',
+    ),
+    ("an unknown noise", {"dataset__preparation__noise": ["Emoji"]}, 'Unsupported value: "Emoji"'),
+    ("the same noise twice", {"dataset__preparation__noise": ["HTML", "HTML"]}, 'Duplicate value: "HTML"'),
+    ("noise of no kind", {"dataset__preparation__noise": []}, "spec.dataset.preparation.noise"),
+    ("an unknown fate of leaks", {"dataset__preparation__leakage": "Warn"}, 'Unsupported value: "Warn"'),
     (
         "a threshold for exact duplicates",
         {"dataset__preparation": {"duplicates": "Exact", "duplicateThreshold": 0.8}},
@@ -365,6 +406,36 @@ WRONG_PREPARATION: list[tuple[str, dict[str, Any], str]] = [
         "a hundred copies of each row",
         {"dataset__preparation__augment": {"methods": ["Reorder"], "copies": 100}},
         "augment.copies",
+    ),
+    (
+        "synonyms without words",
+        {"dataset__preparation__augment": {"methods": ["Synonyms"]}},
+        "augment.methods Synonyms and augment.wordList belong together",
+    ),
+    (
+        "words without synonyms",
+        augmentation("configMap://words/list.txt", "Reorder"),
+        "augment.methods Synonyms and augment.wordList belong together",
+    ),
+    (
+        "words on the web",
+        augmentation("https://example.com/words.txt"),
+        "augment.wordList must be configMap://name/key or s3://bucket/key",
+    ),
+    (
+        "words on a claim",
+        augmentation("pvc://words/list.txt"),
+        "augment.wordList must be configMap://name/key or s3://bucket/key",
+    ),
+    (
+        "words in a folder",
+        augmentation("s3://data/words/"),
+        "augment.wordList must be configMap://name/key or s3://bucket/key",
+    ),
+    (
+        "an unknown way to even out classes",
+        {"dataset__preparation__balance": {"method": "Duplicate"}},
+        'Unsupported value: "Duplicate"',
     ),
     (
         "a ratio below one",

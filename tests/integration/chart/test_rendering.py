@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_api import names
+from finetune_operator.hub_access import HUB_VARIABLES, CABundle, HubAccess
 from finetune_operator.settings import load_settings
 from tests.integration.chart.conftest import NAMESPACE, RELEASE, Helm, pick
 
@@ -213,6 +214,8 @@ def test_the_environment_names_everything_the_operator_reads(helm: Helm) -> None
                 "--set",
                 "passThrough.annotations={note}",
             ),
+            *("--set", "trainer.hub.env.HF_ENDPOINT=https://hub.example.com"),
+            *("--set", "trainer.hub.caBundle.configMapName=corporate"),
             *("--set", "progress.port=9443", "--set", "health.port=9080", "--set", "log.format=plain"),
             *("--set", "progress.keysConfigMap=keys", "--set", "progress.issuer=https://issuer"),
         )
@@ -229,6 +232,9 @@ def test_the_environment_names_everything_the_operator_reads(helm: Helm) -> None
         "FINETUNE_IMAGE_PULL_SECRETS": "a,b",
         "FINETUNE_TRAINER_SERVICE_ACCOUNT": "store-reader",
         "FINETUNE_TRUST_REMOTE_CODE": "true",
+        "FINETUNE_HUB_ENVIRONMENT": '{"HF_ENDPOINT":"https://hub.example.com"}',
+        "FINETUNE_HUB_CA_CONFIG_MAP": "corporate",
+        "FINETUNE_HUB_CA_KEY": "ca.crt",
         "FINETUNE_PASS_THROUGH_LABELS": "example.com/team,cost",
         "FINETUNE_PASS_THROUGH_ANNOTATIONS": "note",
         "FINETUNE_DEFAULT_STORE": "",
@@ -263,6 +269,15 @@ def test_a_default_store_reaches_the_operator_whole(helm: Helm) -> None:
     assert settings.default_store is not None
     assert settings.default_store.uri == "s3://models/tuned"
     assert settings.default_store.store.model_dump(mode="json", exclude_defaults=True) == store
+
+
+def test_how_hubs_are_reached_gets_to_the_operator_whole(helm: Helm) -> None:
+    variables = {name: f"https://{name.lower()}.example.com:1/a,b" for name in HUB_VARIABLES}
+    bundle = {"configMapName": "corporate", "key": "bundle.pem"}
+    value = json.dumps({"env": variables, "caBundle": bundle})
+    shown = environment(helm.objects("--set-json", f"trainer.hub={value}"))
+    settings = load_settings({**shown, "FINETUNE_OPERATOR_NAMESPACE": NAMESPACE})
+    assert settings.pods.hub == HubAccess(variables, CABundle("corporate", "bundle.pem"))
 
 
 def test_the_hook_removes_finalizers_with_the_operators_image_and_settings(helm: Helm) -> None:
@@ -307,6 +322,7 @@ def test_the_operator_accepts_the_environment(helm: Helm, arguments: list[str]) 
     assert settings.certificate_secret == CERTIFICATE
     assert settings.progress_host == f"{RELEASE}.{NAMESPACE}.svc"
     assert settings.watch_namespaces == (("a", "b") if arguments else ())
+    assert settings.pods.hub == HubAccess()
 
 
 def test_the_service_selects_the_pod_and_its_ports(helm: Helm) -> None:
@@ -403,6 +419,10 @@ REFUSED = {
     "an issuer without its keys": ("progress.issuer=https://issuer", "keysConfigMap"),
     "a default store that is no store": ("defaultStore.uri=https://models", "uri"),
     "a misspelt field of the default store": ("defaultStore.store.endpont=https://s3", "endpont"),
+    "a variable that loads code": ("trainer.hub.env.LD_PRELOAD=x.so", "LD_PRELOAD"),
+    "a hub's token in the open": ("trainer.hub.env.HF_TOKEN=hf_x", "HF_TOKEN"),
+    "a proxy's password in the open": ("trainer.hub.env.HTTPS_PROXY=http://me:secret@proxy", "HTTPS_PROXY"),
+    "authorities in a path": ("trainer.hub.caBundle.key=../ca.crt", "key"),
     "a label of the operator's passed through": ("passThrough.labels={finetune.dev/job-uid}", "labels"),
     "a label of Kueue's passed through": ("passThrough.labels={kueue.x-k8s.io/queue-name}", "labels"),
     "an annotation of the operator's passed through": (

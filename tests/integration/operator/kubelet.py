@@ -19,7 +19,7 @@ PREEMPTED = 22
 
 PREPARED = {
     "reason": "Prepared",
-    "message": "480 rows are ready.",
+    "message": "Prepared 480 of 483 rows (3 dropped: 3 too long), 61,000 tokens, 41 % learned; 30 steps an epoch.",
     "prepared": {
         "datasetDigest": "d" * 64,
         "modelDigest": "m" * 64,

@@ -166,7 +166,8 @@ def test_a_dry_run_ends_after_prepare(api: Api, kubelet: Kubelet) -> None:
     status = api.wait_for_status("bot", phase="Succeeded")
 
     assert status["reason"] == "StoppedAfterPrepare"
-    assert "480 rows" in status["message"]
+    assert status["message"].startswith(PREPARED["message"])
+    assert "data-report.html" in status["message"]
     assert condition(status, "Succeeded") == ("True", "StoppedAfterPrepare")
     assert condition(status, "Exported")[0] == "False"
     assert child_jobs(api) == ["bot-prepare-1"]

@@ -31,7 +31,14 @@ def test_a_users_error(api: Api, kubelet: Kubelet) -> None:
 
 def test_bad_data(api: Api, kubelet: Kubelet) -> None:
     apply_job(api)
-    message = "s3://data/train.jsonl, row 7: `messages` is empty. Correct it, or set dataset.preparation.invalidRows to Drop."
+    rows = "; ".join(
+        f"s3://data/train.jsonl line {line}: `messages` has no turn of the assistant: nothing is learned"
+        for line in range(7, 17)
+    )
+    message = (
+        f"27 of 483 rows cannot be used (the first 10): {rows}. Correct them, or set dataset.preparation.invalidRows: Drop "
+        "to leave such rows out. Report: s3://models/support-bot/runs/bot-00000000/data-report.html"
+    )
     kubelet.start("bot-prepare-1", node=PARKING)
     kubelet.fail("bot-prepare-1", 11, message=told("DataError", message))
     api.wait_for_status("bot", phase="Failed", reason="DataError")

@@ -20,7 +20,7 @@ from devcluster import S3Server
 from finetune_api.layout import RunLayout
 from finetune_api.termination import parse_termination_message
 from finetune_trainer import prepare
-from finetune_trainer.data.prepared import download_prepared, load_prepared_manifest
+from finetune_trainer.data.prepared import PreparedRows, download_prepared, load_prepared_manifest
 from finetune_trainer.errors import DataError, ObjectMissing, StageError, StorageDenied, UserError
 from finetune_trainer.run_file import load_run_file
 from finetune_trainer.storage import ObjectStore
@@ -37,7 +37,8 @@ def test_a_prepared_run_has_everything_that_train_needs(
 ) -> None:
     message = bench.run(training__globalBatchSize=8, training__epochs=2, training__warmupFraction=0.5)
     assert message.reason == "Prepared"
-    assert message.message.startswith("Prepared 20 rows (0 dropped) with ")
+    assert message.message.startswith("Prepared 20 of 20 rows, ")
+    assert message.message.endswith("3 steps an epoch.")
     run_file = load_run_file(store, layout)
     assert (run_file.total_steps, run_file.steps_per_epoch, run_file.warmup_steps) == (6, 3, 3)
     assert run_file.run == "support-bot-01234567"
@@ -52,22 +53,27 @@ def test_a_prepared_run_has_everything_that_train_needs(
     }  # fmt: skip
     assert run_file.chat_template == (bench.model / "chat_template.jinja").read_text()
     assert "qwen3_training.jinja" in run_file.mask_source
-    rows = download_prepared(store, run_file.dataset.prepared_uri, tmp_path)
+    download_prepared(store, run_file.dataset.prepared_uri, tmp_path)
+    rows = PreparedRows(tmp_path / "train.arrow")
     assert len(rows) == run_file.dataset.rows_used == 20
-    assert sum(rows.learned) == run_file.dataset.learned_tokens
+    assert rows.learned_tokens == run_file.dataset.learned_tokens
     assert message.prepared is not None
     assert message.prepared.dataset_digest == run_file.dataset.digest
     assert message.prepared.model_digest == run_file.model.digest
-    report = json.loads(store.read_bytes(layout.report_uri))
+    report = json.loads(store.read_bytes(layout.data_report_json_uri))
     assert report["rowsUsed"] == 20
-    assert any(segment["learned"] for segment in report["example"]["segments"])
+    assert any(segment["learned"] for segment in report["samples"][0]["segments"])
+    assert (report["run"]["stepsPerEpoch"], report["run"]["totalSteps"]) == (3, 6)
+    assert "Where is order 0?" in store.read_bytes(layout.data_report_uri).decode()
 
 
 def test_no_object_of_the_probe_and_no_file_of_the_work_folder_stays(
     bench: Workbench, store: ObjectStore, layout: RunLayout, tmp_path: Path
 ) -> None:
     bench.run()
-    assert {info.name for info in store.list_objects(layout.run_uri)} == {"prepare-report.json", "run.json"}
+    assert {info.name for info in store.list_objects(layout.run_uri)} == {
+        "data-report.html", "data-report.json", "run.json",
+    }  # fmt: skip
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -88,7 +94,7 @@ def test_a_second_job_with_the_same_data_does_not_tokenise_again(
     def tokenised(*arguments: object) -> None:
         raise AssertionError("tokenised again")
 
-    monkeypatch.setattr(prepare, "tokenized_rows", tokenised)
+    monkeypatch.setattr(prepare, "prepare_data", tokenised)
     second = bench.run(uid="fedcba9876543210", training__epochs=1)
     assert first.prepared is not None
     assert second.prepared is not None
@@ -185,12 +191,16 @@ def test_dropped_rows_are_counted_in_run_file_message_and_report(
     bench: Workbench, store: ObjectStore, layout: RunLayout
 ) -> None:
     bench.write_rows([*ROWS, {"messages": []}, {"question": "x" * 2000, "answer": "a"}])
-    message = bench.run(dataset__preparation={"invalidRows": "Drop", "maxLength": 128})
+    message = bench.run(
+        dataset__preparation={"invalidRows": "Drop", "maxInvalidFraction": 0.1, "maxLength": 128}
+    )
     assert message.prepared is not None
     assert (message.prepared.rows_used, message.prepared.rows_dropped) == (20, 2)
     assert load_run_file(store, layout).dataset.rows_dropped == 2
-    report = json.loads(store.read_bytes(layout.report_uri))
-    assert report["invalid"]["first"][0].endswith("train.jsonl line 21: messages is empty")
+    report = json.loads(store.read_bytes(layout.data_report_json_uri))
+    invalid = next(each for each in report["dropped"] if each["reason"] == "Invalid")
+    assert invalid["first"][0]["where"].endswith("train.jsonl line 21")
+    assert "messages is empty" in invalid["first"][0]["why"]
 
 
 def test_prepared_data_that_were_damaged_are_not_used(
@@ -198,9 +208,9 @@ def test_prepared_data_that_were_damaged_are_not_used(
 ) -> None:
     bench.run()
     uri = load_run_file(store, layout).dataset.prepared_uri
-    store.write_bytes(f"{uri}/rows.safetensors", store.read_bytes(f"{uri}/rows.safetensors")[:-1] + b"\x07")
+    store.write_bytes(f"{uri}/train.arrow", store.read_bytes(f"{uri}/train.arrow")[:-1] + b"\x07")
     with pytest.raises(
-        StageError, match=r"prepared data at .* are damaged: rows.safetensors does not have the SHA-256"
+        StageError, match=r"prepared data at .* are damaged: train.arrow does not have the SHA-256"
     ):
         download_prepared(store, uri, tmp_path)
     assert load_prepared_manifest(store, uri) is not None
@@ -217,7 +227,8 @@ def test_the_stage_runs_without_torch_and_transformers(
     program = (
         "import sys\nfrom finetune_trainer.__main__ import main\n"
         f"code = main(['prepare', '--job', {str(tmp_path / 'job.json')!r}])\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'trl', 'datasets'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'sklearn', 'scipy', 'datasketch', 'phonenumbers',"
+        " 'huggingface_hub', 'modelscope', 'modelscope_hub'} & set(sys.modules)\n"
         "assert not heavy, heavy\nsys.exit(code)\n"
     )
     key = s3_server.access_key
@@ -291,7 +302,7 @@ def test_a_malformed_line_ends_the_job_naming_it(bench: Workbench) -> None:
 
 def test_empty_data_end_the_job(bench: Workbench) -> None:
     bench.write_rows([])
-    with pytest.raises(DataError, match=rf"s3://{bench.bucket}/train.jsonl has no rows"):
+    with pytest.raises(DataError, match=rf"s3://{bench.bucket}/train.jsonl is empty"):
         bench.run()
 
 

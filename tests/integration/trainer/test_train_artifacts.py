@@ -13,8 +13,13 @@ from finetune_api.spec import Store
 from finetune_api.termination import TrainedFacts
 from finetune_trainer.checkpoints import claim_incarnation
 from finetune_trainer.current_pointer import move_current
-from finetune_trainer.data.prepared import PreparedManifest, save_prepared, write_rows
-from finetune_trainer.data.row_sample import read_first_rows
+from finetune_trainer.data.prepared import (
+    PreparedManifest,
+    PreparedRows,
+    download_prepared,
+    save_prepared,
+    write_rows,
+)
 from finetune_trainer.errors import StorageUnavailable, Superseded, UserError
 from finetune_trainer.fetching import fetch_base_model
 from finetune_trainer.run_file import BaseModelFacts, ModelFile
@@ -109,17 +114,21 @@ def test_current_is_written_over_the_version_that_was_read_only(
         move_current(store, layout, make_pointer(layout, "2026-01-01T10:00:00Z"))
 
 
-@pytest.mark.parametrize("count", [1, 3, 99], ids=["one row", "some rows", "more than there are"])
-def test_sample_of_rows_is_the_rows(
-    count: int, store: ObjectStore, layout: RunLayout, tmp_path: Path
+def test_only_the_files_of_prepared_data_that_are_wanted_are_fetched(
+    store: ObjectStore, layout: RunLayout, tmp_path: Path
 ) -> None:
+    folder, here = tmp_path / "prepared", tmp_path / "here"
+    folder.mkdir()
     rows = make_rows([4, 9, 1, 30, 7])
-    write_rows(tmp_path / "rows.safetensors", rows)
-    (tmp_path / "report.json").write_text("{}")
+    write_rows(folder / "train.arrow", rows)
+    write_rows(folder / "sample.arrow", rows[:2])
     manifest = PreparedManifest(
         digest="d",
         rows=5,
+        rows_validation=0,
+        rows_test=0,
         rows_dropped=0,
+        rows_per_epoch=5,
         tokens=51,
         learned_tokens=20,
         longest_row_tokens=30,
@@ -127,8 +136,11 @@ def test_sample_of_rows_is_the_rows(
         chat_template="",
         files=(),
     )
-    save_prepared(store, layout.prepared_uri("d"), tmp_path, manifest)
-    assert read_first_rows(store, layout.prepared_uri("d"), count) == rows[:count]
+    save_prepared(store, layout.prepared_uri("d"), folder, manifest)
+    download_prepared(store, layout.prepared_uri("d"), here, ["sample.arrow"])
+    assert [path.name for path in here.iterdir()] == ["sample.arrow"]
+    sample = PreparedRows(here / "sample.arrow")
+    assert [sample.row(number) for number in range(len(sample))] == rows[:2]
 
 
 def test_base_model_that_was_changed_since_prepare_is_refused(

@@ -105,6 +105,30 @@ def test_fields_of_inner_blocks_are_compared_unless_the_block_comes_or_goes() ->
     )
 
 
+class Rows(ApiModel):
+    unchanged_rules: ClassVar[Mapping[str, Callable[[str], str]]] = {
+        "longest": lambda block: f"self{block}.longest <= oldSelf{block}.longest"
+    }
+    longest: int | None = None
+    share: float = Field(default=0.5, json_schema_extra=UNWRITTEN)
+
+
+class Data(ApiModel):
+    immutable_fields: ClassVar[tuple[str, ...]] = ("rows",)
+    rows: Rows = Rows()
+
+
+def test_a_field_of_a_compared_block_may_say_itself_what_counts_as_unchanged() -> None:
+    (rule,) = immutable_fields(Data)
+
+    assert rule == Unchanged(
+        "rows",
+        "self.spec.rows.longest <= oldSelf.spec.rows.longest && "
+        "(has(self.spec.rows.share) ? self.spec.rows.share : 0.5) == "
+        "(has(oldSelf.spec.rows.share) ? oldSelf.spec.rows.share : 0.5)",
+    )
+
+
 def test_one_rule_asks_for_a_settled_phase_or_that_every_field_is_the_same() -> None:
     rule = settled_rule([Unchanged("a", "A"), Unchanged("b", "B")]).rule
 

@@ -130,7 +130,7 @@ def test_every_field_of_a_data_source_is_part_of_its_rows_or_a_reference() -> No
     references = dict(SAME_REFERENCES)["store and tokenSecretRef of dataset.train"]
 
     for field in DataSource.model_fields.values():
-        compared = [rule for rule in (rows, references) if f"has(source.{field.alias}) " in rule]
+        compared = [rule for rule in (rows, references) if f"has(s.{field.alias}) " in rule]
         assert len(compared) == 1, field.alias
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, FullWidth, Leakage, UnicodeForm
 from tests.builders.jobs import make_manifest
 
 
@@ -30,6 +30,14 @@ def test_a_minimal_job_gets_the_documented_defaults() -> None:
     )
     assert (spec.checkpoints.every_steps, spec.checkpoints.keep_last) == (100, 2)
     assert spec.output.merged.enabled
+    preparation = spec.dataset.preparation
+    assert (preparation.max_length, preparation.max_invalid_fraction) == (None, 0.1)
+    assert (preparation.unicode, preparation.full_width, preparation.noise, preparation.leakage) == (
+        UnicodeForm.NONE,
+        FullWidth.KEEP,
+        None,
+        Leakage.DROP,
+    )
     assert spec.resources.export.memory == "8Gi"
 
 
@@ -59,6 +67,21 @@ def test_a_minimal_job_gets_the_documented_defaults() -> None:
             id="a variable by which a library loads code",
         ),
         pytest.param({"dataset__train": []}, "dataset.train", id="no training source"),
+        pytest.param(
+            {"dataset__train": [{"source": "s3://data/a:zh/../b//"}]},
+            "dataset.train.0.source",
+            id="a folder with two slashes",
+        ),
+        pytest.param(
+            {
+                "dataset__preparation__augment": {
+                    "methods": ["Synonyms"],
+                    "wordList": "configMap://words",
+                }
+            },
+            "dataset.preparation.augment.wordList",
+            id="a word list without a key",
+        ),
         pytest.param({"trainning__epochs": 3}, "trainning", id="a misspelt block"),
         pytest.param({"resources__memory": "16 GB"}, "resources.memory", id="a quantity with a space"),
         pytest.param(
@@ -125,6 +148,9 @@ def test_a_job_that_uses_nothing_new_is_written_as_it_always_was() -> None:
         "PYTORCH_CUDA_ALLOC_CONF",
         "OMP_NUM_THREADS",
         "HF_ENDPOINT",
+        "HF_HUB_DISABLE_XET",
+        "MODELSCOPE_ENDPOINT",
+        "MODELSCOPE_DOMAIN",
         "https_proxy",
         "TZ",
     ],
@@ -141,6 +167,10 @@ def test_variables_that_tune_libraries_are_allowed(name: str) -> None:
         "AWS_ACCESS_KEY_ID",
         "FINETUNE_PROGRESS_URL",
         "HF_TOKEN",
+        "HF_HOME",
+        "MODELSCOPE_API_TOKEN",
+        "MODELSCOPE_CACHE",
+        "SSL_CERT_FILE",
         "NCCL_TUNER_PLUGIN",
         "NCCL_ENV_PLUGIN",
         "NCCL_TOPO_FILE",

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from finetune_api.spec import Addressing, Checksums, Store
+from finetune_operator.hub_access import HUB_VARIABLES, VALUE_PATTERN
 from finetune_operator.settings import KUEUE_DOMAIN, RESERVED_DOMAINS
 from tests.builders.chart_values import describe_values
 
@@ -48,6 +49,12 @@ def test_the_schema_refuses_the_keys_that_the_operator_refuses() -> None:
         pattern = blocks[block]["items"]["not"]["pattern"]
         assert all(re.search(pattern, f"{domain}/key") for domain in domains)
         assert not re.search(pattern, "example.com/key")
+
+
+def test_the_schema_takes_the_variables_for_hubs_that_the_operator_takes() -> None:
+    block = load_schema()["properties"]["trainer"]["properties"]["hub"]["properties"]["env"]
+    assert block["propertyNames"]["enum"] == list(HUB_VARIABLES)
+    assert block["additionalProperties"]["pattern"] == VALUE_PATTERN
 
 
 def test_the_readme_has_a_row_for_every_value() -> None:

@@ -21,6 +21,7 @@ from finetune_operator.standing import Starting
 from tests.unit.operator.builders import (
     NOW,
     PREPARED_MESSAGE,
+    SUMMARY,
     TRAINED_MESSAGE,
     job_in_training,
     make_child,
@@ -497,4 +498,7 @@ def test_a_dry_run_ends_after_prepare() -> None:
 
     assert plan.create is None
     assert (plan.status.phase, plan.status.reason) == (Phase.SUCCEEDED, Reason.STOPPED_AFTER_PREPARE)
-    assert "480 rows are used" in (plan.status.message or "")
+    assert plan.status.message == (
+        f"{SUMMARY} The report stands at s3://models/support-bot/runs/bot-01234567/data-report.html; "
+        "spec.stopAfter is Prepare."
+    )

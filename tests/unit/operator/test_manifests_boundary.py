@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from finetune_api.names import Stage
+from finetune_operator.hub_access import CABundle, HubAccess
 from finetune_operator.job_resource import parse_job
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.manifests import DesiredObjects, desired_objects
@@ -67,7 +68,10 @@ def build(stage: Stage, **changes: Any) -> DesiredObjects:
     job = parse_job(body)
     assert job.spec is not None, job.problem
     settings = make_pod_settings(
-        pass_through_labels=("team",), pass_through_annotations=("note",), service_account="trainer"
+        pass_through_labels=("team",),
+        pass_through_annotations=("note",),
+        service_account="trainer",
+        hub=HubAccess({"HTTPS_PROXY": "http://proxy:3128"}, CABundle("authorities", "ca.crt")),
     )
     return desired_objects(job, stage, 1, settings, memory_backoff=1, active_seconds_left=60)
 

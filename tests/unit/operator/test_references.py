@@ -51,13 +51,13 @@ NAMED: dict[str, tuple[dict[str, Any], tuple[ReferenceKind, str], str, frozenset
         {"model__source": "pvc://models/qwen"},
         (CLAIM, "models"),
         "spec.model.source",
-        PREPARE | AFTER_PREPARE,
+        PREPARE,
     ),
     "a claim with an earlier adapter": (
         {"model__adapterSource": "pvc://adapters"},
         (CLAIM, "adapters"),
         "spec.model.adapterSource",
-        PREPARE | AFTER_PREPARE,
+        PREPARE,
     ),
     "keys of the second source of rows": (
         {"dataset__train": [{"inline": [{"text": "a"}]}, {"source": "s3://data/a", "store": KEYS}]},
@@ -75,6 +75,23 @@ NAMED: dict[str, tuple[dict[str, Any], tuple[ReferenceKind, str], str, frozenset
         {"dataset__train": [{"source": "pvc://rows/train.jsonl"}]},
         (CLAIM, "rows"),
         "spec.dataset.train[0].source",
+        PREPARE,
+    ),
+    "a claim with a folder of rows": (
+        {"dataset__train": [{"source": "pvc://rows/2025/"}]},
+        (CLAIM, "rows"),
+        "spec.dataset.train[0].source",
+        PREPARE,
+    ),
+    "a ConfigMap with synonyms": (
+        {
+            "dataset__preparation__augment": {
+                "methods": ["Synonyms"],
+                "wordList": "configMap://words/list.txt",
+            }
+        },
+        (CONFIG_MAP, "words"),
+        "spec.dataset.preparation.augment.wordList",
         PREPARE,
     ),
     "a hub's token for rows": (

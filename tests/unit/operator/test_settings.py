@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from finetune_api.spec import Store
+from finetune_api.spec import EnvironmentVariable, Store
 from finetune_operator.default_output import DefaultStore
+from finetune_operator.hub_access import HUB_VARIABLES, CABundle, HubAccess
 from finetune_operator.settings import SettingsError, load_settings
 
 MINIMAL = {
@@ -63,6 +64,33 @@ def test_keys_that_may_pass_through_are_listed() -> None:
     assert settings.pods.pass_through_annotations == ("kueue.x-k8s.io/podset-required-topology",)
 
 
+def test_how_hubs_are_reached_is_parsed_whole() -> None:
+    settings = load_settings(
+        MINIMAL
+        | {
+            "FINETUNE_HUB_ENVIRONMENT": '{"HF_ENDPOINT": "https://hub.example.com", "NO_PROXY": "a.com,.svc"}',
+            "FINETUNE_HUB_CA_CONFIG_MAP": "corporate",
+            "FINETUNE_HUB_CA_KEY": "bundle.pem",
+        }
+    )
+
+    assert settings.pods.hub == HubAccess(
+        {"HF_ENDPOINT": "https://hub.example.com", "NO_PROXY": "a.com,.svc"},
+        CABundle("corporate", "bundle.pem"),
+    )
+
+
+def test_hubs_are_reached_as_the_image_reaches_them_where_nothing_is_set() -> None:
+    empty = {"FINETUNE_HUB_ENVIRONMENT": "{}", "FINETUNE_HUB_CA_CONFIG_MAP": "", "FINETUNE_HUB_CA_KEY": ""}
+
+    assert load_settings(MINIMAL).pods.hub == load_settings(MINIMAL | empty).pods.hub == HubAccess()
+
+
+def test_an_administrator_may_set_only_what_every_user_may_set_too() -> None:
+    for name in HUB_VARIABLES:
+        assert EnvironmentVariable(name=name, value="x").name == name
+
+
 def test_a_default_store_is_parsed_whole() -> None:
     store = {"endpoint": "https://s3.example.com", "credentialsSecretRef": {"name": "keys"}}
     content = json.dumps({"uri": "s3://models/tuned/", "store": store})
@@ -110,6 +138,13 @@ def test_a_copy_of_the_clusters_keys_goes_with_their_issuer() -> None:
         ("FINETUNE_PASS_THROUGH_LABELS", "app.kubernetes.io/name"),
         ("FINETUNE_PASS_THROUGH_LABELS", "kueue.x-k8s.io/queue-name"),
         ("FINETUNE_PASS_THROUGH_ANNOTATIONS", "finetune.dev/spec-digest"),
+        ("FINETUNE_HUB_ENVIRONMENT", "HF_ENDPOINT=https://hub"),
+        ("FINETUNE_HUB_ENVIRONMENT", '["HF_ENDPOINT"]'),
+        ("FINETUNE_HUB_ENVIRONMENT", '{"HF_HUB_DISABLE_XET": 1}'),
+        ("FINETUNE_HUB_ENVIRONMENT", '{"HF_TOKEN": "hf_abc"}'),
+        ("FINETUNE_HUB_ENVIRONMENT", '{"LD_PRELOAD": "x.so"}'),
+        ("FINETUNE_HUB_ENVIRONMENT", '{"HTTPS_PROXY": "http://user:secret@proxy"}'),
+        ("FINETUNE_HUB_ENVIRONMENT", '{"HF_ENDPOINT": ""}'),
         ("FINETUNE_DEFAULT_STORE", "s3://models"),
         ("FINETUNE_DEFAULT_STORE", '{"store": {}}'),
         ("FINETUNE_DEFAULT_STORE", '{"uri": "https://models"}'),

@@ -20,6 +20,8 @@ def digest(**changes: Any) -> str:
     ("changes", "is_another"),
     [
         pytest.param({"resources__memory": "64Gi"}, True, id="resources"),
+        pytest.param({"dataset__preparation__maxLength": 512}, True, id="the longest row"),
+        pytest.param({"dataset__preparation__maxLength": 1024}, False, id="what was once a default"),
         pytest.param({"parallelism__nodes": 2}, True, id="parallelism"),
         pytest.param({"image": "trainer:2"}, True, id="the image"),
         pytest.param({"queueName": "team"}, True, id="the queue"),

@@ -11,6 +11,7 @@ import pytest
 from finetune_api.names import Stage
 from finetune_api.reasons import Reason
 from finetune_api.status import Condition, ConditionStatus, ConditionType, FineTuneJobStatus, Phase
+from finetune_api.termination import TerminationMessage
 from finetune_operator import conditions
 from finetune_operator.conditions import Verdict
 from finetune_operator.events import decide_events
@@ -19,7 +20,9 @@ from finetune_operator.times import format_duration
 from tests.unit.operator.builders import (
     EXPORTED_MESSAGE,
     NOW,
+    PREPARED_FACTS,
     PREPARED_MESSAGE,
+    SUMMARY,
     job_in_training,
     make_child,
     make_ended_pod,
@@ -126,13 +129,42 @@ def test_the_spec_that_was_read_is_the_observed_generation() -> None:
 
 def test_preparing_fills_provenance_and_the_number_of_steps() -> None:
     prepare, train = make_child(), make_child(Stage.TRAIN, age_seconds=0)
+    facts = {**PREPARED_FACTS, "modelRevision": "c1899de"}
+    message = {**PREPARED_MESSAGE, "prepared": facts}
+
+    status = status_after(make_job(), prepare, make_ended_pod(prepare, message=message), train)
+
+    assert (status.provenance.rows_used, status.provenance.rows_dropped) == (480, 3)
+    assert (status.provenance.model_revision, status.provenance.model_digest) == ("c1899de", "m")
+    assert status.display.step == "0/90"
+    assert status.outputs.report_uri == "s3://models/support-bot/runs/bot-01234567/data-report.html"
+
+
+def prepared_message(status: FineTuneJobStatus) -> str:
+    condition = conditions.find_condition(status.conditions, ConditionType.PREPARED)
+    assert condition is not None
+    return condition.message
+
+
+def test_what_prepare_found_is_told_whole_by_condition_and_event() -> None:
+    prepare, train = make_child(), make_child(Stage.TRAIN, age_seconds=0)
 
     status = status_after(make_job(), prepare, make_ended_pod(prepare, message=PREPARED_MESSAGE), train)
 
-    assert status.provenance.rows_used == 480
-    assert status.display.step == "0/90"
-    assert status.outputs.report_uri == "s3://models/support-bot/runs/bot-01234567/prepare-report.json"
-    assert status.conditions[1].message == "480 rows are used, 3 were dropped."
+    assert prepared_message(status) == SUMMARY
+    (event,) = (each for each in decide_events(FineTuneJobStatus(), status) if each.reason == "Prepared")
+    assert event.short_message == SUMMARY
+
+
+def test_what_prepare_found_is_still_told_when_its_attempt_has_gone_from_the_history() -> None:
+    job, train = job_in_training()
+    without = job.status.model_copy(
+        update={"attempts": [each for each in job.status.attempts if each.stage is not Stage.PREPARE]}
+    )
+
+    status = status_after(job.with_status(without), train, make_running_pod(train), make_report(train, 12))
+
+    assert prepared_message(status) == SUMMARY
 
 
 def test_a_stage_that_left_no_message_is_done_all_the_same() -> None:
@@ -220,9 +252,33 @@ def test_messages_keep_to_the_limits_of_the_api() -> None:
 
     status = status_after(job, child, make_ended_pod(child, 11, message=message))
 
-    assert max(len(each.message) for each in status.conditions) <= 1024
+    lengths = {each.type: len(each.message) for each in status.conditions}
+    assert lengths.pop("Failed") == 3000
+    assert max(lengths.values()) <= 1024
     assert len(status.attempts[-1].message or "") <= 1024
     assert all(len(event.short_message) <= 1024 for event in decide_events(job.status, status))
+
+
+def test_ten_bad_rows_are_all_in_the_status_and_as_many_as_fit_in_the_event_with_what_to_do() -> None:
+    rows = [
+        f"s3://data/train.jsonl line {n}: `messages` holds no turn of the assistant" for n in range(1, 11)
+    ]
+    action = "Correct them, or set invalidRows: Drop. Report: s3://models/bot/runs/bot-0/data-report.html"
+    sentence = f"27 of 9,000 rows cannot be used (the first 10): {'; '.join(rows)}. {action}"
+    message = TerminationMessage(reason="DataError", message=sentence)
+    child = make_child()
+    job = make_job(status=status_after(make_job(), child, make_running_pod(child)))
+
+    status = status_after(job, child, make_ended_pod(child, 11, message=message.encode()))
+
+    failed = conditions.find_condition(status.conditions, ConditionType.FAILED)
+    assert failed is not None
+    assert status.message == failed.message == sentence
+    (event,) = decide_events(job.status, status)
+    told = event.short_message
+    assert len(told) <= 1024
+    assert told.startswith(f"27 of 9,000 rows cannot be used (the first 10): {'; '.join(rows[:7])}")
+    assert told.endswith(f"; … {action} Not restarted: DataError would happen again.")
 
 
 def test_a_status_survives_its_way_through_the_api() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
 
-from finetune_trainer.data.batches import DataOrder, split_step
+from finetune_trainer.data.batches import DataOrder, order_rows, split_step
 
 
 def test_every_epoch_takes_every_row_once_in_another_order() -> None:
@@ -77,3 +79,48 @@ def test_a_bound_below_every_row_computes_row_by_row_and_nothing_empty() -> None
 def test_no_more_micro_batches_than_the_tokens_need() -> None:
     ((*micro_batches,),) = split_step([64] * 32, world_size=1, micro_batch_tokens=512)
     assert len(micro_batches) == 4
+
+
+# --- weights ---------------------------------------------------------------------------------------------------
+
+
+def seen_in_epochs(weights: list[float], epochs: int, batch: int = 4) -> list[Counter[int]]:
+    order = order_rows(np.array(weights, np.float32), batch, seed=7)
+    steps = order.steps_per_epoch
+    return [
+        Counter(row for step in range(steps) for row in order.rows_of_step(epoch * steps + step))
+        for epoch in range(epochs)
+    ]
+
+
+def test_rows_that_all_weigh_one_are_ordered_as_rows_without_weights() -> None:
+    order = order_rows(np.ones(10, np.float32), 4, seed=42)
+    assert order == DataOrder(10, 4, 42)
+
+
+def test_a_row_of_weight_two_is_seen_twice_in_every_epoch() -> None:
+    for seen in seen_in_epochs([1.0, 2.0, 1.0, 2.0, 3.0], epochs=3):
+        assert seen == {0: 1, 1: 2, 2: 1, 3: 2, 4: 3}
+
+
+def test_of_weight_one_half_each_row_is_seen_every_other_epoch() -> None:
+    epochs = seen_in_epochs([0.5] * 10, epochs=4)
+    assert [seen.total() for seen in epochs] == [5, 5, 5, 5]
+    assert sum(epochs[:2], Counter()) == Counter(range(10))
+    assert sum(epochs, Counter()) == {row: 2 for row in range(10)}
+
+
+def test_every_epoch_has_the_same_number_of_rows_and_steps() -> None:
+    weights = [1.0] * 7 + [0.3] * 10 + [2.25] * 8
+    order = order_rows(np.array(weights, np.float32), 4, seed=0)
+    assert order.rows_per_epoch == 7 + 3 + 18
+    assert {seen.total() for seen in seen_in_epochs(weights, epochs=5)} == {28}
+
+
+def test_weighted_rows_are_the_same_for_the_same_seed_and_other_for_another() -> None:
+    def rows(seed: int) -> list[int]:
+        order = order_rows(np.array([0.5] * 40, np.float32), 4, seed)
+        return [row for step in range(10) for row in order.rows_of_step(step)]
+
+    assert rows(1) == rows(1)
+    assert rows(1) != rows(2)

@@ -26,7 +26,7 @@ LENGTHS = [5, 17, 1, 9, 33, 2]
 
 @pytest.fixture
 def rows(tmp_path: Path) -> PreparedRows:
-    return write_prepared_rows(tmp_path / "rows.safetensors", LENGTHS)
+    return write_prepared_rows(tmp_path / "rows.arrow", LENGTHS)
 
 
 def make_model(architecture: str, attention: str = PACKED_ATTENTION, **changes: object) -> PreTrainedModel:

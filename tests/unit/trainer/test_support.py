@@ -18,14 +18,30 @@ from tests.builders.jobs import make_manifest
 
 # Fields of which every value is done, by the trainer …
 STORE = ("endpoint", "region", "caBundleRef.name", "caBundleRef.key", "credentialsSecretRef.name")
+SOURCES = ("dataset.train[]", "dataset.validation.sources[]", "dataset.test[]")
+STORES = ("model.store", "output.store", *(f"{source}.store" for source in SOURCES))
+SOURCE = (
+    "source", "inline", "maxRows", "split", "subset", "revision", "weight", "tokenSecretRef.name", "tokenSecretRef.key",
+)  # fmt: skip
+COLUMNS = (
+    "input", "target", "instruction", "output", "history", "prompt", "completion", "messages", "system", "text", "label",
+)  # fmt: skip
+PREPARATION = (
+    "maxLength", "minLength", "minCharacters", "maxCharacters", "maxInvalidFraction", "regex[].pattern",
+    "regex[].replacement", "duplicateThreshold", "balance.maxRatio", "augment.copies", "augment.fraction",
+    "augment.wordList",
+)  # fmt: skip
 DONE_BY_TRAINER = frozenset(
     {
-        *(f"{place}.{leaf}" for place in ("model.store", "dataset.train[].store", "output.store") for leaf in STORE),
-        "dataset.train[].inline",
-        "dataset.train[].columns.input",
-        "dataset.train[].columns.target",
-        "dataset.train[].maxRows",
-        "dataset.preparation.maxLength",
+        *(f"{place}.{leaf}" for place in STORES for leaf in STORE),
+        *(f"{source}.{leaf}" for source in SOURCES for leaf in SOURCE),
+        *(f"{source}.columns.{column}" for source in SOURCES for column in COLUMNS),
+        *(f"dataset.preparation.{leaf}" for leaf in PREPARATION),
+        "model.source",
+        "model.revision",
+        "model.tokenSecretRef.name",
+        "model.tokenSecretRef.key",
+        "dataset.validation.fraction",
         "dataset.systemPrompt",
         "dataset.chatTemplate",
         "method.lora.rank",
@@ -51,6 +67,7 @@ DONE_BY_TRAINER = frozenset(
         "checkpoints.keepLast",
         "checkpoints.onPreemption",
         "output.uri",
+        "output.cacheURI",
         "output.merged.enabled",
         "output.merged.maxShardSize",
         "failurePolicy.stallTimeoutSeconds",
@@ -165,36 +182,11 @@ def train_with(**fields: Any) -> dict[str, Any]:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another task": (
         {"task": "SequenceClassification", "labels": ["good", "bad"]},
-        "task SequenceClassification is not supported yet: set CausalLM. labels good, bad is not supported yet: remove it.",
+        "task SequenceClassification is not supported yet: such rows are prepared, and not trained on; "
+        "set stopAfter: Prepare, or task: CausalLM. labels good, bad is not supported yet",
     ),
-    "a model of a hub": (
-        {"model__source": "hf://Qwen/Qwen3-0.6B"},
-        "model.source hf://Qwen/Qwen3-0.6B is not supported yet: upload the model's folder",
-    ),
-    "a model on a claim": ({"model__source": "pvc://models/qwen"}, "model.source pvc://models/qwen is not"),
     "an earlier adapter": ({"model__adapterSource": "s3://models/a"}, "model.adapterSource s3://models/a is not"),
     "code of the model's own": ({"model__trustRemoteCode": True}, "model.trustRemoteCode true is not"),
-    "rows of a hub": (
-        train_with(source="hf://org/rows", split="train"),
-        "dataset.train[1].source hf://org/rows is not supported yet: put the rows into a .jsonl file",
-    ),
-    "another format": (train_with(format="Alpaca"), "dataset.train[1].format Alpaca is not supported yet"),
-    "another column": (
-        train_with(columns={"messages": "turns"}),
-        "dataset.train[1].columns.messages turns is not supported yet",
-    ),
-    "a weight": (train_with(weight=0.5), "dataset.train[1].weight 0.5 is not supported yet: set 1"),
-    "validation": ({"dataset__validation": {"fraction": 0.1}}, "dataset.validation is not supported yet: remove"),
-    "test rows": ({"dataset__test": [{"source": "s3://data/t.jsonl"}]}, "dataset.test is not supported yet"),
-    "redaction": (
-        {"dataset__preparation": {"redact": ["Email", "Phone"]}},
-        "dataset.preparation.redact Email, Phone is not supported yet",
-    ),
-    "expressions": (
-        {"dataset__preparation": {"regex": [{"pattern": "<[^>]+>"}]}},
-        "dataset.preparation.regex is not supported yet: clean the rows before they are uploaded",
-    ),
-    "duplicates": ({"dataset__preparation": {"duplicates": "MinHash"}}, "duplicates MinHash is not supported"),
     "full training": ({"method__type": "Full"}, "method.type Full is not supported yet: set LoRA"),
     "QLoRA": (
         {"method__type": "QLoRA", "method__quantization": {"type": "FP4"}},
@@ -224,7 +216,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluation": {"metrics": ["BLEU"], "minimum": {"bleu": 20}}},
         "evaluation.metrics BLEU is not supported yet: remove it. evaluation.minimum is not supported yet",
     ),
-    "a cache elsewhere": ({"output__cacheURI": "s3://models/cache"}, "output.cacheURI s3://models/cache is not"),
     "the best state": ({"output__export": "Best"}, "output.export Best is not supported yet: set Last"),
     "no verification": ({"output__merged": {"verify": False}}, "output.merged.verify false is not supported yet"),
     "a quantized copy": ({"output__quantized": "NF4"}, "output.quantized NF4 is not supported yet: set None"),
@@ -250,7 +241,7 @@ def test_everything_is_named_at_once() -> None:
 
 def test_a_long_value_is_cut() -> None:
     with pytest.raises(UserError) as refusal:
-        refuse_unsupported(spec_with(model__source=f"pvc://models/{'x' * 500}"))
+        refuse_unsupported(spec_with(model__adapterSource=f"pvc://models/{'x' * 500}"))
     assert len(refusal.value.message) < 300
 
 
@@ -264,6 +255,11 @@ def test_a_long_value_is_cut() -> None:
         {"parallelism": {"strategy": "DDP", "nodes": 4, "offload": "None"}},
         {"checkpoints": {"everyMinutes": 10, "onPreemption": False, "keepBest": 0}},
         {"dataset__train": [{"source": "configMap://rows/a.jsonl", "format": "InputTarget", "columns": {"input": "q"}}]},
+        {"model__source": "hf://Qwen/Qwen3-0.6B", "output__cacheURI": "s3://models/cache"},
+        train_with(source="hf://org/rows", split="train", format="Alpaca", weight=0.5),
+        {"dataset__validation": {"fraction": 0.1}, "dataset__test": [{"source": "s3://data/t.jsonl", "format": "Text"}]},
+        {"dataset__preparation": {"redact": ["Email"], "noise": ["HTML"], "regex": [{"pattern": "a"}], "unicode": "NFC"}},
+        {"task": "SequenceClassification", "labels": ["good", "bad"], "stopAfter": "Prepare"},
         {"dataset__train": [{"inline": [{"question": "?", "answer": "!"}], "weight": 1.0}]},
         {"output__merged": {"enabled": False, "precision": "FP32"}, "output__store": {"addressing": "Path"}},
         {"failurePolicy": {"onOutOfMemory": "Fail"}, "stopAfter": "Prepare", "deletionPolicy": "Delete"},

@@ -8,13 +8,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from heapq import heapify, heapreplace
 
 import numpy as np
 
 # Indices of the rows that are computed at once. An empty one stands for a dummy token with no loss.
 MicroBatch = tuple[int, ...]
+Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+# Keeps the choice of partly weighted rows apart from the shuffling of epochs.
+_PARTIAL_STREAM = 0x5EED
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedRows:
+    """Which rows an epoch takes where rows have weights: 2 twice, 0.5 every other time, always the same number in all.
+
+    Of a fractional weight each epoch takes the next stretch of the rows in an order of their own, so that after some
+    epochs every row was seen as often as its weight says.
+    """
+
+    weights: np.ndarray[tuple[int], np.dtype[np.float32]]
+    seed: int
+
+    @cached_property
+    def _groups(self) -> list[tuple[float, Rows]]:
+        return [
+            (round(float(weight), 6), np.flatnonzero(self.weights == weight))
+            for weight in np.unique(self.weights)
+        ]
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """How many rows an epoch takes, repetitions counted."""
+        return sum(int(weight) * len(rows) + _partial(weight, rows) for weight, rows in self._groups)
+
+    def rows_of_epoch(self, epoch: int) -> Rows:
+        """The row numbers of an epoch, not yet shuffled."""
+        parts = [np.zeros(0, np.int64)]
+        for number, (weight, rows) in enumerate(self._groups):
+            parts += [rows] * int(weight)
+            if taken := _partial(weight, rows):
+                order = np.random.RandomState([self.seed, number, _PARTIAL_STREAM]).permutation(rows)
+                parts.append(np.take(order, np.arange(epoch * taken, (epoch + 1) * taken), mode="wrap"))
+        return np.concatenate(parts)
+
+
+def _partial(weight: float, rows: Rows) -> int:
+    return round((weight - int(weight)) * len(rows))
 
 
 @dataclass(frozen=True)
@@ -24,18 +65,32 @@ class DataOrder:
     row_count: int
     global_batch_size: int
     seed: int
+    weighted: WeightedRows | None = None
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows of one epoch."""
+        return self.row_count if self.weighted is None else self.weighted.rows_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch; the last one may have fewer rows."""
-        return -(-self.row_count // self.global_batch_size)
+        return -(-self.rows_per_epoch // self.global_batch_size)
 
     def rows_of_step(self, step: int) -> list[int]:
         """Row numbers of a step, counted from 0 over all epochs."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         start = step_of_epoch * self.global_batch_size
-        order = _permutation(self.seed, epoch, self.row_count)
+        order = _order_of_epoch(self.seed, epoch, self.row_count, self.weighted)
         return [int(row) for row in order[start : start + self.global_batch_size]]
+
+
+def order_rows(
+    weights: np.ndarray[tuple[int], np.dtype[np.float32]], global_batch_size: int, seed: int
+) -> DataOrder:
+    """The order of rows with these weights; rows that all weigh 1 need no choice."""
+    weighted = None if bool(np.all(weights == 1.0)) else WeightedRows(weights, seed)
+    return DataOrder(len(weights), global_batch_size, seed, weighted)
 
 
 def split_step(
@@ -58,9 +113,10 @@ def split_step(
 
 
 @lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, row_count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _order_of_epoch(seed: int, epoch: int, row_count: int, weighted: WeightedRows | None) -> Rows:
     # RandomState, not default_rng: numpy promises never to change its streams (NEP 19).
-    return np.random.RandomState([seed, epoch]).permutation(row_count)
+    rows = row_count if weighted is None else weighted.rows_of_epoch(epoch)
+    return np.random.RandomState([seed, epoch]).permutation(rows)
 
 
 def _balanced_bins(lengths: Sequence[int], bin_count: int) -> list[MicroBatch]:

@@ -1,41 +1,38 @@
 """Renders conversations by the model's chat template, as transformers does, without transformers and without torch.
 
-The environment, its extension and what a template may see follow transformers/utils/chat_template_utils.py
-(Apache-2.0); tests compare both on the same conversations.
+Tests compare both on the same conversations.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-import jinja2.ext
-import jinja2.utils
-from jinja2 import nodes
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from finetune_trainer.data.formats import Message
+from finetune_trainer.data.rows import JsonObject, Message
+from finetune_trainer.data.template_environment import Blocks, GenerationExtension, Span, build_environment
 from finetune_trainer.errors import UserError
+
+_FAILURES_OF_A_TEMPLATE = (
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+# Any word will do that no template contains.
+_PROBE = "finetuneprobe"
 
 
 class TemplateRefusal(Exception):
     """The template does not render this conversation; the text is its own reason."""
 
 
-@dataclass(frozen=True)
-class Span:
-    """Characters `start` to `end` (exclusive) of a rendered text."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """A conversation as text, and what stood between `{% generation %}` and `{% endgeneration %}`."""
 
@@ -50,9 +47,9 @@ class ChatTemplate:
         self.source = source
         self.origin = origin
         self._special_tokens = dict(special_tokens)
-        environment = _environment()
-        extension = environment.extensions[_GenerationExtension.identifier]
-        assert isinstance(extension, _GenerationExtension)
+        environment = build_environment()
+        extension = environment.extensions[GenerationExtension.identifier]
+        assert isinstance(extension, GenerationExtension)
         self._generation = extension
         try:
             self._template = environment.from_string(source)
@@ -60,112 +57,72 @@ class ChatTemplate:
             raise UserError(
                 f"The chat template of {origin} is not valid Jinja ({error}). Correct it, or set dataset.chatTemplate."
             ) from error
+        self._content_as_parts = False
+        self._content_as_parts = self._decide_parts()
 
     @property
     def has_generation_markers(self) -> bool:
         """Whether the template says itself what the assistant generates."""
         return self._generation.is_used
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Rendered:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[JsonObject] = (),
+        *,
+        add_generation_prompt: bool = False,
+    ) -> Rendered:
         """Render a conversation. Raises TemplateRefusal with the template's own reason."""
-        blocks: list[str] = []
-        generated: list[Span] = []
-        self._generation.track(blocks, generated)
+        blocks = Blocks()
+        self._generation.track(blocks)
         try:
             # Block by block: a generation block learns where it begins from what stands before it.
             for block in self._template.generate(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
-                tools=None,
+                messages=[template_message(message, self._content_as_parts) for message in messages],
+                tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             ):
-                blocks.append(block)  # noqa: PERF402 (the extension looks at the list while it grows)
+                blocks.append(block)
         except jinja2.TemplateError as error:
             raise TemplateRefusal(error.message or type(error).__name__) from error
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        except _FAILURES_OF_A_TEMPLATE as error:
             raise TemplateRefusal(f"{type(error).__name__}: {error}") from error
-        return Rendered("".join(blocks), tuple(generated))
+        return Rendered("".join(blocks.texts), tuple(blocks.generated))
+
+    def _shows_content(self) -> bool:
+        question, answer = Message("user", _PROBE), Message("assistant", _PROBE)
+        try:
+            return self.render([question, answer]).text.count(_PROBE) == 2
+        except TemplateRefusal:
+            return False
+
+    def _decide_parts(self) -> bool:
+        # Templates of models that see images read `content` as a list of parts, and leave out plain text or fail on it.
+        if self._shows_content():
+            return False
+        self._content_as_parts = True
+        return self._shows_content()
 
 
-class _GenerationExtension(jinja2.ext.Extension):
-    tags = {"generation"}  # noqa: RUF012 (jinja's own declaration)
-
-    def __init__(self, environment: jinja2.Environment) -> None:
-        super().__init__(environment)
-        self.is_used = False
-        self._blocks: list[str] = []
-        self._generated: list[Span] = []
-
-    def track(self, blocks: list[str], generated: list[Span]) -> None:
-        """Note the spans of the rendering that begins into `generated`."""
-        self._blocks, self._generated = blocks, generated
-
-    def parse(self, parser: Parser) -> nodes.CallBlock:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        self.is_used = True
-        block = nodes.CallBlock(self.call_method("_generation"), [], [], body)
-        block.set_lineno(line)
-        return block
-
-    def _generation(self, caller: Callable[[], str]) -> str:
-        text = caller()
-        start = sum(map(len, self._blocks))
-        self._generated.append(Span(start, start + len(text)))
-        return text
-
-
-class _DictFunction:
-    """What templates know as `dict`: no type, so nothing leads from it to Python's insides."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: ANN401
-        return dict(*args, **kwargs)
-
-
-class _Namespace(jinja2.utils.Namespace):
-    """What templates know as `namespace`; underscore names would be a way to Python's insides."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (`namespace(self=…)` must stay possible)
-        attributes = dict(*args[1:], **kwargs)
-        for name in attributes:
-            _refuse_underscore(name)
-        jinja2.utils.Namespace.__init__(args[0], attributes)
-
-    def __setitem__(self, name: str, value: object) -> None:
-        _refuse_underscore(name)
-        super().__setitem__(name, value)
-
-
-def _refuse_underscore(name: str) -> None:
-    if name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"{name!r} in a namespace begins with an underscore; rename it")
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationExtension, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
-    environment.globals["dict"] = _DictFunction()
-    environment.globals["namespace"] = _Namespace
-    return environment
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes characters of HTML.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+def template_message(message: Message, content_as_parts: bool = False) -> dict[str, Any]:
+    """A message as templates know it, with the names that transformers gives to reasoning."""
+    content = [{"type": "text", "text": message.content}] if content_as_parts else message.content
+    fields: dict[str, Any] = {"role": message.role, "content": content}
+    if message.thinking is not None:
+        fields["thinking"] = fields["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        fields["tool_calls"] = [
+            {
+                **({} if call.call_id is None else {"id": call.call_id}),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        fields["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        fields["name"] = message.name
+    return fields

@@ -1,57 +1,89 @@
 """The prepared data set in the store: tokenised rows with the learned tokens marked, manifest last.
 
-prepare writes it, train reads it. Rows are one safetensors file, read through a memory map, without torch or numpy:
-`input_ids` int32 [tokens], `learned` uint8 [tokens], `offsets` int64 [rows + 1].
+prepare writes it, train and export read it. Each split is one Arrow IPC file, written as a stream and read through a
+memory map, so that neither side ever holds it: `input_ids` list<int32>, `learned` list<uint8> (1 where a token is
+learned), `label` int32 (null but for classification), `source` int16 (place in the report's list), `number` int64
+(line or row of that source), `weight` float32 (how often a training row is seen in an epoch).
 """
 
 from __future__ import annotations
 
 import array
-import json
-import mmap
-import struct
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
 from pydantic import ValidationError
 
 from finetune_api.base import ApiModel
 from finetune_api.layout import FileEntry
 from finetune_trainer.checkpoints import file_entry, file_problem
+from finetune_trainer.data.rows import Split
 from finetune_trainer.errors import ObjectDamaged, ObjectMissing
 from finetune_trainer.storage import ObjectStore
 
-ROWS_FILE_NAME = "rows.safetensors"
-REPORT_FILE_NAME = "report.json"
+# A few rows of the data, what export compares models on: so that it need not fetch the rest.
+SAMPLE_FILE_NAME = "sample.arrow"
+SAMPLE_ROWS = 64
+REPORT_FILE_NAME = "data-report.json"
 MANIFEST_FILE_NAME = "manifest.json"
 
-# torch reads these dtypes by the same names; array's type codes have these widths on every 64-bit platform.
-_TYPE_CODES: dict[str, Literal["i", "B", "q"]] = {"I32": "i", "U8": "B", "I64": "q"}
+SCHEMA = pa.schema(
+    [
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("learned", pa.list_(pa.uint8()), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("source", pa.int16(), nullable=False),
+        pa.field("number", pa.int64(), nullable=False),
+        pa.field("weight", pa.float32(), nullable=False),
+    ]
+)
+_BATCH_ROWS = 1024
+
+Int32s = np.ndarray[tuple[int], np.dtype[np.int32]]
+Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+Int64s = np.ndarray[tuple[int], np.dtype[np.int64]]
+Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+
+def split_file_name(split: Split) -> str:
+    """The file of a split's rows."""
+    return f"{split}.arrow"
 
 
 class PreparedManifest(ApiModel):
     """`manifest.json` of a prepared data set: its existence says that the rest is complete."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     digest: str
     rows: int
+    rows_validation: int
+    rows_test: int
     rows_dropped: int
+    # Rows of an epoch: more or fewer than `rows` where sources or classes have weights.
+    rows_per_epoch: int
     tokens: int
     learned_tokens: int
     longest_row_tokens: int
     mask_source: str
+    # The template the exported model carries; empty where neither the model nor the job has one.
     chat_template: str
+    labels: tuple[str, ...] = ()
     files: tuple[FileEntry, ...]
 
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """One training row: token ids, and for each 1 where it is learned."""
+    """One row: token ids, for each 1 where it is learned, and the class where the task has classes."""
 
     input_ids: array.array[int]
     learned: bytes
+    label: int | None = None
 
     @property
     def learned_count(self) -> int:
@@ -59,47 +91,140 @@ class TokenizedRow:
         return sum(self.learned)
 
 
-class PreparedRows:
-    """Random access to prepared rows. Slices are memory views: `torch.frombuffer` takes them as they are."""
+class PreparedRowsWriter:
+    """Writes rows as one Arrow file in batches of the same number of rows, so that equal rows make equal files."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        columns = _columns(memoryview(self._map))
-        self.input_ids: memoryview[int] = columns["input_ids"]
-        self.learned: memoryview[int] = columns["learned"]
-        self.offsets: memoryview[int] = columns["offsets"]
+        self._writer = pa.ipc.new_file(str(path), SCHEMA)
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = 0
+
+    def __enter__(self) -> PreparedRowsWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None and self._pending_rows:
+            self._write_pending()
+        self._writer.close()
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Append rows of SCHEMA."""
+        while rows.num_rows:
+            taken = rows.slice(0, _BATCH_ROWS - self._pending_rows)
+            rows = rows.slice(taken.num_rows)
+            self._pending.append(taken)
+            self._pending_rows += taken.num_rows
+            if self._pending_rows == _BATCH_ROWS:
+                self._write_pending()
+
+    def _write_pending(self) -> None:
+        # Copied into one, since a slice would carry the batch it was cut from into the file.
+        self._writer.write_batch(pa.concat_batches(self._pending))
+        self._pending, self._pending_rows = [], 0
+
+
+def tokenized_columns(rows: Sequence[TokenizedRow]) -> list[pa.Array]:
+    """The columns `input_ids`, `learned` and `label` of rows."""
+    offsets = np.cumsum([0, *(len(row.input_ids) for row in rows)], dtype=np.int32)
+    ids = np.frombuffer(b"".join(row.input_ids.tobytes() for row in rows), np.int32)
+    learned = np.frombuffer(b"".join(row.learned for row in rows), np.uint8)
+    return [
+        pa.ListArray.from_arrays(offsets, ids),
+        pa.ListArray.from_arrays(offsets, learned),
+        pa.array([row.label for row in rows], pa.int32()),
+    ]
+
+
+def write_rows(path: Path, rows: Iterable[TokenizedRow], weights: Sequence[float] | None = None) -> None:
+    """Write a few rows as one file."""
+    listed = list(rows)
+    numbers = pa.array(range(1, len(listed) + 1), pa.int64())
+    columns = [
+        *tokenized_columns(listed),
+        pa.array([0] * len(listed), pa.int16()),
+        numbers,
+        pa.array(weights if weights is not None else [1.0] * len(listed), pa.float32()),
+    ]
+    with PreparedRowsWriter(path) as writer:
+        writer.add(pa.record_batch(columns, schema=SCHEMA))
+
+
+class PreparedRows:
+    """Random access to the rows of one split: views into the memory-mapped file, nothing is copied."""
+
+    def __init__(self, path: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._batches = [_Batch(reader.get_batch(number)) for number in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(len(batch.starts) - 1 for batch in self._batches)]).tolist()
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return int(self._starts[-1])
 
     def row_length(self, row: int) -> int:
         """Tokens of a row."""
-        return self.offsets[row + 1] - self.offsets[row]
+        batch, inside = self._find(row)
+        return int(batch.starts[inside + 1] - batch.starts[inside])
 
-    def row_input_ids(self, row: int) -> memoryview[int]:
-        """Token ids of a row, int32."""
-        return self.input_ids[self.offsets[row] : self.offsets[row + 1]]
+    def row_input_ids(self, row: int) -> Int32s:
+        """Token ids of a row, int32 [tokens]."""
+        batch, inside = self._find(row)
+        return batch.input_ids[batch.starts[inside] : batch.starts[inside + 1]]
 
-    def row_learned(self, row: int) -> memoryview[int]:
-        """1 for each learned token of a row, uint8."""
-        return self.learned[self.offsets[row] : self.offsets[row + 1]]
+    def row_learned(self, row: int) -> Bytes:
+        """1 for each learned token of a row, uint8 [tokens]."""
+        batch, inside = self._find(row)
+        return batch.learned[batch.starts[inside] : batch.starts[inside + 1]]
+
+    def row(self, row: int) -> TokenizedRow:
+        """A row of its own, apart from the file."""
+        batch, inside = self._find(row)
+        label = batch.columns["label"][inside].as_py()
+        ids = array.array("i", self.row_input_ids(row).tobytes())
+        return TokenizedRow(ids, self.row_learned(row).tobytes(), label)
+
+    @property
+    def lengths(self) -> Int64s:
+        """Tokens of every row, int64 [rows]."""
+        return np.concatenate(
+            [np.zeros(0, np.int64), *(np.diff(batch.starts).astype(np.int64) for batch in self._batches)]
+        )
+
+    @property
+    def weights(self) -> Floats:
+        """How often each row is seen in an epoch, float32 [rows]."""
+        return np.concatenate(
+            [np.zeros(0, np.float32), *(batch.columns["weight"].to_numpy() for batch in self._batches)]
+        )
+
+    @property
+    def learned_tokens(self) -> int:
+        """Learned tokens of all rows."""
+        return sum(int(np.count_nonzero(batch.learned)) for batch in self._batches)
+
+    def _find(self, row: int) -> tuple[_Batch, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        number = bisect_right(self._starts, row) - 1
+        return self._batches[number], row - self._starts[number]
 
 
-def write_rows(path: Path, rows: Iterable[TokenizedRow]) -> None:
-    """Write rows as one safetensors file; equal rows give equal bytes."""
-    input_ids, offsets, learned = array.array("i"), array.array("q", [0]), bytearray()
-    for row in rows:
-        input_ids.extend(row.input_ids)
-        learned.extend(row.learned)
-        offsets.append(len(input_ids))
-    # The 8-byte column stands first, so that every column is aligned.
-    columns = [
-        ("offsets", "I64", len(offsets), offsets.tobytes()),
-        ("input_ids", "I32", len(input_ids), input_ids.tobytes()),
-        ("learned", "U8", len(learned), bytes(learned)),
-    ]
-    _write_safetensors(path, columns)
+class _Batch:
+    """One record batch as numpy arrays on the mapped file."""
+
+    def __init__(self, batch: Any) -> None:  # noqa: ANN401 (pyarrow has no types)
+        self.columns = {name: batch.column(name) for name in ("label", "weight")}
+        ids, learned = batch.column("input_ids"), batch.column("learned")
+        self.starts: Int32s = ids.offsets.to_numpy()
+        self.input_ids: Int32s = ids.values.to_numpy()
+        self.learned: Bytes = learned.values.to_numpy()
+
+
+# --- the store -------------------------------------------------------------------------------------------------
 
 
 def load_prepared_manifest(store: ObjectStore, prepared_uri: str) -> PreparedManifest | None:
@@ -113,8 +238,8 @@ def load_prepared_manifest(store: ObjectStore, prepared_uri: str) -> PreparedMan
 def save_prepared(
     store: ObjectStore, prepared_uri: str, directory: Path, facts: PreparedManifest
 ) -> PreparedManifest:
-    """Upload rows and report of `directory`, then the manifest with their digests."""
-    names = (ROWS_FILE_NAME, REPORT_FILE_NAME)
+    """Upload everything in `directory`, then the manifest with the files' digests."""
+    names = sorted(path.name for path in directory.iterdir())
     manifest = facts.model_copy(
         update={"files": tuple(file_entry(directory / name, directory) for name in names)}
     )
@@ -125,42 +250,21 @@ def save_prepared(
     return manifest
 
 
-def download_prepared(store: ObjectStore, prepared_uri: str, directory: Path) -> PreparedRows:
-    """Download the rows, compare them with the manifest and open them."""
+def download_prepared(
+    store: ObjectStore, prepared_uri: str, directory: Path, names: Sequence[str] | None = None
+) -> None:
+    """Download files of a prepared data set (default: all rows) and compare them with the manifest."""
     manifest = load_prepared_manifest(store, prepared_uri)
     if manifest is None:
         raise ObjectMissing(
             f"{prepared_uri}/{MANIFEST_FILE_NAME} does not exist. Delete and re-apply the FineTuneJob to prepare again."
         )
-    path = directory / ROWS_FILE_NAME
-    store.download_file(f"{prepared_uri}/{ROWS_FILE_NAME}", path)
-    entry = next(entry for entry in manifest.files if entry.name == ROWS_FILE_NAME)
-    if (problem := file_problem(path, entry)) is not None:
-        raise ObjectDamaged(
-            f"The prepared data at {prepared_uri} are damaged: {problem}. Delete {prepared_uri} and apply the job anew."
-        )
-    return PreparedRows(path)
-
-
-def _write_safetensors(path: Path, columns: list[tuple[str, str, int, bytes]]) -> None:
-    # Written by hand (the format is eight bytes, a JSON header, the data): the safetensors package would want numpy.
-    header: dict[str, object] = {}
-    position = 0
-    for name, dtype, length, data in columns:
-        header[name] = {"dtype": dtype, "shape": [length], "data_offsets": [position, position + len(data)]}
-        position += len(data)
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        file.writelines(data for *_, data in columns)
-
-
-def _columns(view: memoryview) -> dict[str, memoryview[int]]:
-    (header_bytes,) = struct.unpack("<Q", view[:8])
-    header = json.loads(bytes(view[8 : 8 + header_bytes]))
-    data = view[8 + header_bytes :]
-    return {
-        name: data[slice(*column["data_offsets"])].cast(_TYPE_CODES[column["dtype"]])
-        for name, column in header.items()
-    }
+    entries = {entry.name: entry for entry in manifest.files}
+    wanted = names if names is not None else [split_file_name(split) for split in Split]
+    present = [name for name in wanted if name in entries]
+    store.download_folder(prepared_uri, directory, present)
+    for name in present:
+        if (problem := file_problem(directory / name, entries[name])) is not None:
+            raise ObjectDamaged(
+                f"The prepared data at {prepared_uri} are damaged: {problem}. Delete the folder and apply the job anew."
+            )

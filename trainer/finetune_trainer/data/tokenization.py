@@ -1,18 +1,15 @@
-"""Turns conversations into token ids with the learned ones marked, by the model's own tokenizer files."""
+"""Turns text into token ids, by the model's own tokenizer files and without transformers."""
 
 from __future__ import annotations
 
-import array
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from finetune_trainer.data.masks import LearnedText, learned_tokens
-from finetune_trainer.data.prepared import TokenizedRow
 from finetune_trainer.errors import UserError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -85,13 +82,27 @@ class ModelTokenizer:
         """One more than the largest token id."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    def encode(self, rows: Sequence[LearnedText]) -> list[TokenizedRow]:
-        """Tokenise rendered rows. Special tokens come from the template, so none are added."""
-        encodings = self.tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
-        return [
-            TokenizedRow(array.array("i", encoding.ids), learned_tokens(encoding.offsets, row.learned))
-            for encoding, row in zip(encodings, rows, strict=True)
-        ]
+    @property
+    def end_token(self) -> int:
+        """The token that ends a text. Raises UserError where the model names none."""
+        text = self.special_tokens.get("eos_token")
+        token: int | None = None if text is None else self.tokenizer.token_to_id(text)
+        if token is None:
+            named = (
+                "no eos_token" if text is None else f"the eos_token {text!r}, which {TOKENIZER_FILE} has not"
+            )
+            raise UserError(
+                f"{TOKENIZER_CONFIG_FILE} of the model names {named}, so it would never learn where a text ends. "
+                "Set eos_token there and save the tokenizer again, or bring the rows in a chat format."
+            )
+        return token
+
+    def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoding]:
+        """Tokenise texts. In rendered conversations the template has written the special tokens already."""
+        encodings: list[Encoding] = self.tokenizer.encode_batch(
+            list(texts), add_special_tokens=add_special_tokens
+        )
+        return encodings
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn token ids into text, special tokens included."""

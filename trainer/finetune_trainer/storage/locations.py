@@ -59,13 +59,21 @@ def safe_path(directory: Path, name: str) -> Path:
 
 def refuse_metadata_endpoint(endpoint: str) -> None:
     """Raise UserError when the endpoint is, or resolves to, an address that serves a node's credentials."""
-    host = urlsplit(endpoint).hostname or ""
+    address = metadata_address_of(endpoint)
+    if address is not None:
+        raise UserError(
+            f"store.endpoint {endpoint} points at {address}, a link-local or metadata address, which is never an "
+            "object store. Set store.endpoint to the store's own URL."
+        )
+
+
+def metadata_address_of(url: str) -> str | None:
+    """The link-local or metadata address that a URL's host is, or resolves to; None where it is none."""
+    host = urlsplit(url).hostname or ""
     for address in _addresses(host):
         if address.is_link_local or str(address) in _METADATA_ADDRESSES:
-            raise UserError(
-                f"store.endpoint {endpoint} points at {address}, a link-local or metadata address, which is never an "
-                "object store. Set store.endpoint to the store's own URL."
-            )
+            return str(address)
+    return None
 
 
 def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

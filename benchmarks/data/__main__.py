@@ -1,0 +1,156 @@
+"""`make bench-data`: measures the prepare stage, prints a line for each bar, writes benchmarks/results/data.json."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bars import Bar, Figure, broken_bar, median_figure
+from benchmarks.data.corpus import write_rows, write_tokenizer
+from benchmarks.data.memory import run_watched
+from benchmarks.data.second_prepare import measure_second_prepare
+from benchmarks.data.similarity import measure_similarity
+from benchmarks.machine import Usage, describe_machine, describe_versions
+from benchmarks.report import RESULTS, write_report
+
+PACKAGES = (
+    "tokenizers",
+    "transformers",
+    "datasets",
+    "pyarrow",
+    "scikit-learn",
+    "datasketch",
+    "jinja2",
+    "finetune-operator",
+)
+QUIET_CORES = 0.2
+MEMORY_MIB = 2048
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers of rows and rounds."""
+
+    compared_rows: int
+    rounds: int
+    second_rows: int
+    many_rows: int
+    similar_rows: int
+
+
+FULL = Scale(compared_rows=100_000, rounds=3, second_rows=20_000, many_rows=1_000_000, similar_rows=100_000)
+QUICK = Scale(compared_rows=2_000, rounds=1, second_rows=500, many_rows=6_000, similar_rows=2_000)
+
+
+def measure_throughput(scale: Scale, folder: Path) -> Sequence[Bar]:
+    """A-8: our whole pipeline and the rival's `map` alone take turns."""
+    tokenizer = str(write_tokenizer(folder / "tokenizer"))
+    rows = str(write_rows(folder / "rows.jsonl", scale.compared_rows))
+    ours, rival, checks = list[float](), list[float](), []
+    for _ in range(scale.rounds):
+        for module, seconds in (("benchmarks.data.ours", ours), ("benchmarks.data.rival", rival)):
+            printed = run_watched(module, [rows, tokenizer, str(folder / "work")]).printed
+            seconds.append(float(printed["seconds"]))
+            checks.append((printed["rows"], printed["tokens"]))
+    assert len(set(checks)) == 1, f"both must make the same tokens: {checks}"
+    ratios = [mine / theirs for mine, theirs in zip(ours, rival, strict=True)]
+    first, second = measure_second_prepare(scale.second_rows, scale.rounds)
+    return [
+        Bar(
+            "A-8",
+            f"{scale.compared_rows:,} chat rows, and the same job again",
+            (
+                median_figure("time of datasets.map(num_proc=2)", ratios, "x", 1.0),
+                median_figure("ours", ours, "s"),
+                median_figure("datasets.map", rival, "s"),
+                median_figure("second prepare", second, "s", 1.0),
+                Figure("first prepare", first, "s"),
+            ),
+            {"tokens": checks[0][1], "rowsPerSecond": round(scale.compared_rows / min(ours))},
+        )
+    ]
+
+
+def measure_memory(scale: Scale, folder: Path) -> Sequence[Bar]:
+    """D-1: all processes of the preparation of many rows, exact duplicates looked for."""
+    tokenizer = str(write_tokenizer(folder / "tokenizer"))
+    rows = str(write_rows(folder / "rows.jsonl", scale.many_rows))
+    watched = run_watched(
+        "benchmarks.data.ours", [rows, tokenizer, str(folder / "work"), "--duplicates", "Exact"]
+    )
+    return [
+        Bar(
+            "D-1",
+            f"{scale.many_rows:,} short rows",
+            (
+                Figure("memory", watched.peak_mib, "MiB", MEMORY_MIB),
+                Figure("time", float(watched.printed["seconds"]), "s"),
+            ),
+            {"tokens": watched.printed["tokens"]},
+        )
+    ]
+
+
+def measure_near_duplicates(scale: Scale, folder: Path) -> Sequence[Bar]:
+    """D-2: near duplicates by TF-IDF and by MinHash."""
+    del folder
+    return [measure_similarity(scale.similar_rows)]
+
+
+MEASUREMENTS: dict[str, Callable[[Scale, Path], Sequence[Bar]]] = {
+    "A-8": measure_throughput,
+    "D-1": measure_memory,
+    "D-2": measure_near_duplicates,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure. Returns 1 where a measurement broke; a missed bar is a result like any other."""
+    options = _parse(arguments)
+    machine, began, before = describe_machine(), time.monotonic(), Usage.now()
+    bars = [bar for name in options.only or MEASUREMENTS for bar in _measure(name, options.quick)]
+    foreign_cores = before.foreign_cores(Usage.now())
+    write_report(
+        options.output,
+        bars,
+        machine,
+        describe_versions(PACKAGES),
+        seconds=round(time.monotonic() - began, 1),
+        isFull=not options.quick and not options.only,
+        foreignCores=round(foreign_cores, 3),
+        isQuiet=foreign_cores <= QUIET_CORES,
+    )
+    print(f"\n{(time.monotonic() - began) / 60:.1f} min, written to {options.output}")
+    return int(any(bar.error for bar in bars))
+
+
+def _measure(name: str, quick: bool) -> Sequence[Bar]:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            bars = MEASUREMENTS[name](QUICK if quick else FULL, Path(folder))
+        except Exception as error:
+            bars = [broken_bar(name, "could not be measured", error)]
+    for bar in bars:
+        print(bar, flush=True)
+    return bars
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[], choices=list(MEASUREMENTS))
+    parser.add_argument("--quick", action="store_true", help="small numbers: a test of the benchmark itself")
+    parser.add_argument("--output", type=Path, help="the result file")
+    options = parser.parse_args(arguments)
+    is_whole = not options.quick and not options.only
+    # Parts and trials never overwrite a whole result.
+    options.output = options.output or RESULTS / ("data.json" if is_whole else "data-partial.json")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,265 @@
+"""What becomes of the rows once all is decided: the splits' files, a sample of them, and the report."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from finetune_api.spec import Duplicates, LossOn
+from finetune_trainer.data.encoding import ExampleEncoder
+from finetune_trainer.data.near_duplicates import NearRepeats
+from finetune_trainer.data.prepared import (
+    SAMPLE_FILE_NAME,
+    SAMPLE_ROWS,
+    SCHEMA,
+    PreparedRows,
+    PreparedRowsWriter,
+    TokenizedRow,
+    split_file_name,
+    write_rows,
+)
+from finetune_trainer.data.report import (
+    DataReport,
+    DuplicatePair,
+    DuplicateReport,
+    LabelBalance,
+    ReportFacts,
+    SampleRow,
+    SourceFacts,
+    Tally,
+    build_report,
+    sample_positions,
+)
+from finetune_trainer.data.row_sizes import SIZES_FILE_NAME, write_sizes
+from finetune_trainer.data.row_worker import WorkerSettings
+from finetune_trainer.data.rows import DropReason, Place, Split
+from finetune_trainer.data.selection import DROPPED, NOTHING, SPLITS, Choice, Numbers
+from finetune_trainer.data.similarity import find_contradictions
+from finetune_trainer.data.sources import LocalSource, file_notes
+from finetune_trainer.data.spool import RowFacts, Spool
+
+PAIRS_SHOWN = 10
+_DECIDED_LATER = {
+    DropReason.DUPLICATE: "says the same as {other}",
+    DropReason.NEAR_DUPLICATE: "says nearly the same as {other}",
+    DropReason.LEAKAGE: "says the same as {other}, which is validated or tested on",
+    DropReason.BALANCE: "its class has more rows than balance.maxRatio allows",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rows, decisions and counts; the tally is completed by `count_dropped`."""
+
+    sources: Sequence[LocalSource]
+    settings: WorkerSettings
+    spool: Spool
+    facts: RowFacts
+    choice: Choice
+    near: NearRepeats | None
+    tally: Tally
+
+    @cached_property
+    def encoder(self) -> ExampleEncoder:
+        """For words about tokens, and back to text."""
+        return ExampleEncoder.build(self.settings.encoder)
+
+    def count_dropped(self) -> None:
+        """Add to the tally what was decided about rows as a whole."""
+        shown = {int(row) for _, rows in self.choice.reasons for row in rows[:PAIRS_SHOWN]}
+        excerpts = self._excerpts(shown)
+        for reason, rows in self.choice.reasons:
+            # Of a copy nobody was told, so it goes without a word.
+            for row in (int(row) for row in rows if self.facts.copy[row] == 0):
+                why = _DECIDED_LATER[reason].format(other=self.other(row)) if row in shown else ""
+                self.tally.drop(reason, self.place(row), why, excerpt=excerpts.get(row))
+
+    def place(self, row: int) -> Place:
+        """Where a row stands."""
+        return self.facts.place(row, self.settings.files)
+
+    def other(self, row: int) -> str:
+        """The row that this one repeats."""
+        repeated = int(self.choice.repeats[row])
+        return "" if repeated == NOTHING else str(self.place(repeated))
+
+    @property
+    def leaked_pairs(self) -> tuple[DuplicatePair, ...]:
+        """The first training rows that repeat a validation or test row."""
+        return tuple(self._pair(int(row)) for row in self.choice.leaked[:PAIRS_SHOWN])
+
+    def _excerpts(self, rows: set[int]) -> dict[int, str]:
+        found, start = {}, 0
+        for batch in self.spool.batches() if rows else ():
+            wanted = (row for row in rows if start <= row < start + batch.num_rows)
+            found.update({row: batch.column("excerpt")[row - start].as_py() for row in wanted})
+            start += batch.num_rows
+        return found
+
+    # --- files -------------------------------------------------------------------------------------------------
+
+    def write(self, folder: Path) -> None:
+        """Write the rows of each split that has any, and a few of them once more as the sample."""
+        for split in SPLITS:
+            if split is Split.TRAIN or len(self.choice.rows_of(split)):
+                self._write_split(split, folder / split_file_name(split))
+        training = PreparedRows(folder / split_file_name(Split.TRAIN))
+        count = min(SAMPLE_ROWS, len(training))
+        write_rows(folder / SAMPLE_FILE_NAME, (training.row(row) for row in range(count)))
+        write_sizes(folder / SIZES_FILE_NAME, training)
+
+    def _write_split(self, split: Split, path: Path) -> None:
+        start, number = 0, SPLITS.index(split)
+        with PreparedRowsWriter(path) as writer:
+            for batch in self.spool.batches():
+                chosen = self.choice.split[start : start + batch.num_rows] == number
+                if chosen.any():
+                    weights = self.choice.weight[start : start + batch.num_rows]
+                    writer.add(_final_rows(batch, chosen, weights))
+                start += batch.num_rows
+
+    # --- the report --------------------------------------------------------------------------------------------
+
+    def report(self, digest: str) -> DataReport:
+        """Build the report."""
+        training = self.choice.rows_of(Split.TRAIN)
+        return build_report(
+            ReportFacts(
+                digest=digest,
+                tally=self.tally,
+                sources=[self._source(number) for number in range(len(self.sources))],
+                lengths={split: self.facts.length[self.choice.rows_of(split)] for split in SPLITS},
+                learned_tokens=int(self.facts.learned_count[training].sum()),
+                samples=list(self._samples(training)),
+                decode=self.encoder.decode,
+                mask_source=self.encoder.explanation,
+                template_origin=self.settings.encoder.template_origin,
+                labels=self._labels(training),
+                duplicates=self._duplicates(),
+                leakage=self.leaked_pairs,
+                augmented_rows=int(np.count_nonzero(self.facts.copy[training])),
+                warnings=tuple(self._warnings(training)),
+            )
+        )
+
+    def _source(self, number: int) -> SourceFacts:
+        source, row_format = self.sources[number], self.settings.formats[number]
+        is_used = (self.facts.source == number) & (self.facts.copy == 0) & (self.choice.split != DROPPED)
+        return SourceFacts(
+            label=source.label,
+            split=source.split,
+            format=str(row_format.format) if row_format else "unknown",
+            explanation=row_format.explanation if row_format else "no row is an object",
+            rows_used=int(np.count_nonzero(is_used)),
+            notes=file_notes(source),
+            files=tuple(file.label for file in source.files),
+            weight=source.settings.weight,
+        )
+
+    def _samples(self, training: Numbers) -> Iterator[SampleRow]:
+        rows = [int(training[position]) for position in sample_positions(len(training))]
+        start, labels = 0, self.settings.context.labels
+        for batch in self.spool.batches() if rows else ():
+            for row in (row for row in rows if start <= row < start + batch.num_rows):
+                label = int(self.facts.label[row])
+                yield SampleRow(
+                    self.place(row),
+                    Split.TRAIN,
+                    _row(batch, row - start),
+                    labels[label] if label >= 0 else None,
+                )
+            start += batch.num_rows
+
+    def _labels(self, training: Numbers) -> tuple[LabelBalance, ...]:
+        labels, originals = self.settings.context.labels, self.facts.copy == 0
+        if not np.any(self.facts.label >= 0):
+            return ()
+        of_training = np.isin(self.facts.source, self._sources_of(Split.TRAIN)) & originals
+        read = np.bincount(self.facts.label[of_training & (self.facts.label >= 0)], minlength=len(labels))
+        used = training[originals[training] & (self.facts.label[training] >= 0)]
+        kept = np.bincount(self.facts.label[used], minlength=len(labels))
+        seen = np.bincount(self.facts.label[used], self.choice.weight[used], minlength=len(labels))
+        return tuple(
+            LabelBalance(
+                label=label,
+                rows_read=int(read[number]),
+                rows_used=int(kept[number]),
+                weight=round(float(seen[number]) / max(int(kept[number]), 1), 4),
+            )
+            for number, label in enumerate(labels)
+        )
+
+    def _sources_of(self, split: Split) -> list[int]:
+        return [number for number, each in enumerate(self.settings.splits) if each is split]
+
+    def _duplicates(self) -> DuplicateReport | None:
+        preparation = self.settings.preparation
+        if preparation.duplicates is Duplicates.NONE:
+            return None
+        rows = [
+            int(row)
+            for reason, rows in self.choice.reasons
+            if reason in (DropReason.DUPLICATE, DropReason.NEAR_DUPLICATE)
+            for row in rows[:PAIRS_SHOWN]
+        ]
+        return DuplicateReport(
+            method=preparation.duplicates.value,
+            threshold=None if preparation.duplicates is Duplicates.EXACT else preparation.duplicate_threshold,
+            exact=self.tally.rows_dropped_for(DropReason.DUPLICATE),
+            near=self.tally.rows_dropped_for(DropReason.NEAR_DUPLICATE),
+            pairs=tuple(self._pair(row) for row in rows[:PAIRS_SHOWN]),
+        )
+
+    def _pair(self, row: int) -> DuplicatePair:
+        similarity = self.near.similarity.get(row, 1.0) if self.near else 1.0
+        return DuplicatePair(
+            where=str(self.place(row)), repeats=self.other(row), similarity=round(similarity, 4)
+        )
+
+    def _warnings(self, training: Numbers) -> Iterator[str]:
+        encoder, count = self.encoder, len(training)
+        is_masked = self.settings.encoder.loss_on is LossOn.ASSISTANT
+        if is_masked and encoder.template is not None and not encoder.end_of_turn:
+            yield "The chat template ends no turn: the model will not learn where to stop."
+        if len(self.choice.leaked):
+            yield f"{len(self.choice.leaked)} training rows also stand in the validation or test rows."
+        if self.tally.rows_truncated and count:
+            share = self.tally.rows_truncated / count
+            yield f"{self.tally.rows_truncated} rows ({share:.0%}) are cut at maxLength {self.settings.max_length}."
+        yield from self._contradictions()
+
+    def _contradictions(self) -> Iterator[str]:
+        rows = np.flatnonzero(
+            (self.facts.label >= 0) & (self.facts.copy == 0) & (self.choice.split != DROPPED)
+        )
+        if not len(rows):
+            return
+        labels = [self.settings.context.labels[label] for label in self.facts.label[rows]]
+        found = find_contradictions(self.spool.text_keys()[rows], labels)
+        if found.count:
+            row, earlier = (self.place(int(rows[each])) for each in found.pairs[0])
+            yield f"{found.count} rows have the text of another row and another label (the first: {row}, {earlier})."
+
+
+def _final_rows(batch: pa.RecordBatch, chosen: np.ndarray, weights: np.ndarray) -> pa.RecordBatch:
+    labels = batch.column("label").to_numpy()
+    columns = [
+        batch.column("input_ids"),
+        batch.column("learned"),
+        pa.array(labels, pa.int32(), mask=labels < 0),
+        batch.column("source"),
+        batch.column("number"),
+        pa.array(weights, pa.float32()),
+    ]
+    return pa.record_batch(columns, schema=SCHEMA).filter(pa.array(chosen))
+
+
+def _row(batch: pa.RecordBatch, row: int) -> TokenizedRow:
+    ids = array.array("i", batch.column("input_ids")[row].as_py())
+    return TokenizedRow(ids, bytes(batch.column("learned")[row].as_py()))

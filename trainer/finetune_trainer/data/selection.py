@@ -1,0 +1,195 @@
+"""Decides about the rows as a whole: what repeats, what is validated on, what leaked, how often classes are seen.
+
+Pure: it looks at keys, labels and sources, never at text. Augmented copies share the fate of the row they were made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune_api.spec import Balance, Leakage
+from finetune_trainer.data.balance import decide_balance
+from finetune_trainer.data.rows import DropReason, Split
+from finetune_trainer.data.similarity import exact_duplicates
+from finetune_trainer.data.spool import RowFacts
+
+SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
+_TRAIN, _VALIDATION = 0, 1
+DROPPED = -1
+NOTHING = -1
+
+Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
+Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
+SplitNumbers = np.ndarray[tuple[int], np.dtype[np.int8]]
+Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the job says about rows as a whole."""
+
+    # Of each source, in order.
+    splits: tuple[Split, ...]
+    weights: tuple[float, ...]
+    drop_duplicates: bool
+    leakage: Leakage
+    validation_fraction: float | None
+    balance: Balance | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes of each row: arrays [rows]."""
+
+    # Index in SPLITS, or DROPPED.
+    split: SplitNumbers
+    # How often a training row is seen in an epoch.
+    weight: Floats
+    # For dropped rows: why, and the earlier row that it repeats (or NOTHING).
+    reasons: tuple[tuple[DropReason, Numbers], ...]
+    repeats: Numbers
+    # Training rows that a validation or test row repeats, whatever was done about them.
+    leaked: Numbers
+
+    def rows_of(self, split: Split) -> Numbers:
+        """The rows of a split, in order."""
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+
+class _Decision:
+    """The choice while it is made, step by step."""
+
+    def __init__(self, facts: RowFacts, rules: Rules) -> None:
+        self.facts = facts
+        split_of_source = np.array([SPLITS.index(split) for split in rules.splits], np.int8)
+        self.split = split_of_source[facts.source]
+        self.original = facts.copy == 0
+        self.repeats = np.full(len(facts), NOTHING, np.int64)
+        self.reasons: list[tuple[DropReason, Numbers]] = []
+
+    def drop(self, rows: Numbers, reason: DropReason) -> None:
+        """Leave rows out that are still in."""
+        rows = rows[self.split[rows] != DROPPED]
+        if len(rows):
+            self.split[rows] = DROPPED
+            self.reasons.append((reason, rows))
+
+    def in_split(self, *numbers: int) -> Numbers:
+        """Original rows that are (still) in one of these splits."""
+        return np.flatnonzero(self.original & np.isin(self.split, numbers))
+
+
+def choose_rows(facts: RowFacts, rules: Rules, near: Numbers | None, labels: Sequence[str]) -> Choice:
+    """Decide what becomes of each row. `near` names for each row an earlier one that it nearly repeats, or NOTHING."""
+    decision = _Decision(facts, rules)
+    if rules.drop_duplicates:
+        _drop_exact_duplicates(decision)
+    leaked = _find_leaked(decision, near)
+    if rules.leakage is Leakage.DROP:
+        decision.drop(leaked, DropReason.LEAKAGE)
+    if near is not None:
+        _drop_near_duplicates(decision, near)
+    if rules.validation_fraction is not None:
+        _split_off_validation(decision, rules.validation_fraction, rules.seed)
+    weight = np.array(rules.weights, np.float32)[facts.source]
+    if rules.balance is not None:
+        weight = weight * _balance_classes(decision, rules.balance, rules.seed, labels)
+    _follow_originals(decision)
+    return Choice(
+        decision.split, weight.astype(np.float32), tuple(decision.reasons), decision.repeats, leaked
+    )
+
+
+def _drop_exact_duplicates(decision: _Decision) -> None:
+    for number in range(len(SPLITS)):
+        rows = decision.in_split(number)
+        first = _first_with_key(decision.facts, rows)
+        repeated = rows[first != rows]
+        decision.repeats[repeated] = first[first != rows]
+        decision.drop(repeated, DropReason.DUPLICATE)
+
+
+def _first_with_key(facts: RowFacts, rows: Numbers) -> Numbers:
+    """For each of `rows` the first one of them with the same key."""
+    repeats = exact_duplicates(facts.key[rows]).repeats
+    first: Numbers = rows[np.where(repeats == NOTHING, np.arange(len(rows)), repeats)]
+    return first
+
+
+def _find_leaked(decision: _Decision, near: Numbers | None) -> Numbers:
+    """Training rows that say what a validation or test row says."""
+    train, held_out = decision.in_split(_TRAIN), decision.in_split(*range(_VALIDATION, len(SPLITS)))
+    if not len(held_out):
+        return np.zeros(0, np.int64)
+    # The held-out rows stand first, so that a training row's first equal is one of them.
+    together = np.concatenate([held_out, train])
+    first = _first_with_key(decision.facts, together)[len(held_out) :]
+    is_leaked = decision.split[first] != _TRAIN
+    decision.repeats[train[is_leaked]] = first[is_leaked]
+    if near is not None:
+        target = near[train]
+        is_near = ~is_leaked & (target != NOTHING) & (decision.split[target] > _TRAIN)
+        decision.repeats[train[is_near]] = target[is_near]
+        is_leaked |= is_near
+    leaked: Numbers = train[is_leaked]
+    return leaked
+
+
+def _drop_near_duplicates(decision: _Decision, near: Numbers) -> None:
+    rows = np.flatnonzero(decision.original & (near != NOTHING) & (decision.split != DROPPED))
+    same_split = decision.split[near[rows]] == decision.split[rows]
+    rows = rows[same_split]
+    decision.repeats[rows] = near[rows]
+    decision.drop(rows, DropReason.NEAR_DUPLICATE)
+
+
+def _split_off_validation(decision: _Decision, fraction: float, seed: int) -> None:
+    """Set rows apart, the same share of every class (or source); rows that say the same stay together."""
+    train = decision.in_split(_TRAIN)
+    if not len(train):
+        return
+    leaders = _first_with_key(decision.facts, train)
+    groups = np.unique(leaders)
+    has_labels = bool(np.any(decision.facts.label[train] >= 0))
+    strata = (decision.facts.label if has_labels else decision.facts.source)[groups].astype(np.int64)
+    chosen = _stratified(groups, strata, fraction, seed)
+    decision.split[train[np.isin(leaders, chosen)]] = _VALIDATION
+
+
+def _stratified(groups: Numbers, strata: Numbers, fraction: float, seed: int) -> Numbers:
+    # Shares are rounded by largest remainder, so that the total is right also where every class is small.
+    random = np.random.RandomState([seed, 0x5E1EC7])
+    values, counts = np.unique(strata, return_counts=True)
+    wanted = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+    exact = counts * fraction
+    quota = np.floor(exact).astype(np.int64)
+    for index in np.argsort(quota - exact, kind="stable")[: max(0, wanted - int(quota.sum()))]:
+        quota[index] += 1
+    chosen = [
+        random.permutation(groups[strata == value])[:count]
+        for value, count in zip(values, quota, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _balance_classes(decision: _Decision, balance: Balance, seed: int, labels: Sequence[str]) -> Floats:
+    weight = np.ones(len(decision.facts), np.float32)
+    train = decision.in_split(_TRAIN)
+    train = train[decision.facts.label[train] >= 0]
+    names = [labels[label] for label in decision.facts.label[train]]
+    balanced = decide_balance(names, balance.max_ratio, balance.method, seed)
+    if balanced.keep is not None:
+        decision.drop(train[~balanced.keep], DropReason.BALANCE)
+    weight[train] = [balanced.weights[name] for name in names]
+    return weight
+
+
+def _follow_originals(decision: _Decision) -> None:
+    """A copy is trained on where its original is; of others nothing is left."""
+    leader = np.maximum.accumulate(np.where(decision.original, np.arange(len(decision.facts)), 0))
+    copies = np.flatnonzero(~decision.original)
+    decision.split[copies] = np.where(decision.split[leader[copies]] == _TRAIN, _TRAIN, DROPPED)
