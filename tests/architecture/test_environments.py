@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[2]
             id="operator",
         ),
         pytest.param(
-            "prepare", {"boto3", "tokenizers"}, {"torch", "transformers", "kopf", "kubernetes"}, id="prepare"
+            "prepare",
+            {"boto3", "tokenizers", "pyarrow", "sklearn", "huggingface_hub", "modelscope_hub"},
+            {"torch", "transformers", "datasets", "pandas", "kopf", "kubernetes"},
+            id="prepare",
         ),
     ],
 )

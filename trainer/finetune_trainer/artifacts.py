@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.layout import ArtifactManifest
-from finetune_trainer.checkpoints import file_entry, file_problem
 from finetune_trainer.errors import ObjectMissing, StorageUnavailable
+from finetune_trainer.file_entries import file_entry, file_problem
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.storage.locations import safe_path
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -22,13 +23,14 @@ from finetune_api.base import ApiModel
 from finetune_api.layout import FileEntry, RunLayout, Sha256
 from finetune_api.spec import FineTuneJobSpec, Store
 from finetune_trainer.capacity import bytes_of
-from finetune_trainer.checkpoints import sha256_of_file
 from finetune_trainer.errors import ObjectMissing, StorageUnavailable, UserError
+from finetune_trainer.file_entries import sha256_of_file
 from finetune_trainer.hubs import HubRepository, RepositoryAddress, RepositoryKind
 from finetune_trainer.hubs.address import parse_hub_uri
 from finetune_trainer.hubs.retrying import Patience
 from finetune_trainer.hubs.tokens import read_token
-from finetune_trainer.model_folder import read_declared_model
+from finetune_trainer.model_files import StoredFolder
+from finetune_trainer.model_folder import DeclaredModel, ModelFolder, read_declared_model, read_text_file
 from finetune_trainer.model_origins import ClaimModel, HubModel, ModelOrigin
 from finetune_trainer.storage import ObjectStore
 
@@ -87,24 +89,70 @@ def ensure_base_model(
     work: Path,
     patience: Patience | None = None,
 ) -> StoredModel:
-    """Make sure that the base model is in the store, and say where. Raises UserError, StorageUnavailable.
+    """Make sure that the base model is in the store, and say where. Raises UserError, StorageUnavailable."""
+    return find_base_model(spec, layout, open_store, work, patience).ensure_stored()
 
-    A model that is there by its source stays where it is. `work` is a folder of the pod's own disk.
+
+def find_base_model(
+    spec: FineTuneJobSpec,
+    layout: RunLayout,
+    open_store: StoreOpener,
+    work: Path,
+    patience: Patience | None = None,
+) -> FoundModel:
+    """Find the base model and look at what it declares; weights stay where they are. Raises UserError.
+
+    A model that is in the store by its source, or by an earlier job, is read there. `work` is a folder of the pod's
+    own disk.
     """
     source, settings = spec.model.source.rstrip("/"), base_model_store(spec)
+    store = open_store(settings)
     if source.startswith(_STORE_SCHEME):
-        return StoredModel(source, settings, None, source)
+        return FoundModel(StoredModel(source, settings, None, source), store, StoredFolder(store, source))
     origin = _open_origin(spec, source, work / "arriving", patience)
-    store, digest = open_store(settings), origin.digest
-    uri = layout.models_uri(digest)
-    if is_complete(store, uri, digest):
+    uri = layout.models_uri(origin.digest)
+    stored = StoredModel(uri, settings, origin.revision, source)
+    if is_complete(store, uri, origin.digest):
         logger.info("%s is in the store already: using %s", origin.origin, uri)
-    else:
-        declared = read_declared_model(origin)
-        _refuse_odd_names(origin, declared.files)
-        _refuse_small_disk(spec, origin, declared.files)
-        bring_model(origin, declared.files, store, uri, digest)
-    return StoredModel(uri, settings, origin.revision, source)
+        return FoundModel(stored, store, StoredFolder(store, uri, source))
+    declared = read_declared_model(origin)
+    _refuse_odd_names(origin, declared.files)
+    _refuse_small_disk(spec, origin, declared.files)
+    return FoundModel(stored, store, origin, origin)
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A base model whose small files can be read; `origin` is set while its weights are not in the store."""
+
+    stored: StoredModel
+    store: ObjectStore
+    folder: ModelFolder
+    origin: ModelOrigin | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether later pods can read it already."""
+        return self.origin is None
+
+    @cached_property
+    def declared(self) -> DeclaredModel:
+        """What config.json and index say. Raises UserError for a model that cannot be tuned."""
+        return read_declared_model(self.folder)
+
+    def fetch(self, names: Sequence[str], directory: Path) -> None:
+        """Write those of the named small files that there are into a folder."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if name in self.folder.sizes:
+                (directory / name).write_bytes(read_text_file(self.folder, name))
+
+    def ensure_stored(self) -> StoredModel:
+        """Bring the weights into the store, unless they are there."""
+        if self.origin is not None:
+            names, uri, digest = self.declared.files, self.stored.uri, self.origin.digest
+            bring_model(self.origin, names, self.store, uri, digest)
+        return self.stored
 
 
 def is_complete(store: ObjectStore, uri: str, digest: str) -> bool:

@@ -9,7 +9,6 @@ was believed dead and wakes up can neither overwrite the files of its successor 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import uuid
@@ -24,12 +23,11 @@ from pydantic import Field, ValidationError
 from finetune_api.base import ApiModel
 from finetune_api.layout import CHECKPOINT_MANIFEST_NAME, FileEntry, RunLayout
 from finetune_trainer.errors import ObjectDamaged, ObjectMissing, StorageUnavailable, Superseded
+from finetune_trainer.file_entries import file_entry, file_problem
 from finetune_trainer.storage import ObjectInfo, ObjectStore
 from finetune_trainer.storage.locations import safe_path
 
 logger = logging.getLogger(__name__)
-
-_HASH_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class CheckpointFacts(ApiModel):
@@ -135,24 +133,6 @@ def _commit(store: ObjectStore, layout: RunLayout, manifest: CheckpointManifest)
         )
 
 
-def file_entry(path: Path, directory: Path) -> FileEntry:
-    """Describe a file by its name below `directory`, size and SHA-256."""
-    return FileEntry(
-        name=path.relative_to(directory).as_posix(),
-        size_bytes=path.stat().st_size,
-        sha256=sha256_of_file(path),
-    )
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hash a file in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 # --- finding and reading ---------------------------------------------------------------------------------------
 
 
@@ -202,16 +182,6 @@ def restore_newest_checkpoint(store: ObjectStore, layout: RunLayout, directory: 
             below_step = search.manifest.step
         else:
             return CheckpointSearch(search.manifest, tuple(passed_over))
-
-
-def file_problem(path: Path, entry: FileEntry) -> str | None:
-    """Say how a local file differs from its manifest entry; None when it does not."""
-    size_bytes = path.stat().st_size
-    if size_bytes != entry.size_bytes:
-        return f"{entry.name} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
-    if sha256_of_file(path) != entry.sha256:
-        return f"{entry.name} does not have the SHA-256 of its manifest"
-    return None
 
 
 # --- pruning ---------------------------------------------------------------------------------------------------

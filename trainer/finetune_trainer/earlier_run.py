@@ -98,8 +98,8 @@ def _load_run_file(store: ObjectStore, earlier: RunLayout) -> RunFile:
 def _data_differences(theirs: RunFile, ours: RunFile) -> Iterator[str]:
     if theirs.model.digest != ours.model.digest:
         yield (
-            f"its base model is {theirs.model.uri} with digest {theirs.model.digest[:12]}, "
-            f"this one's is {ours.model.uri} with digest {ours.model.digest[:12]}"
+            f"its base model is {theirs.model.described} with digest {theirs.model.digest[:12]}, "
+            f"this one's is {ours.model.described} with digest {ours.model.digest[:12]}"
         )
     if theirs.dataset.digest != ours.dataset.digest:
         yield (

@@ -33,7 +33,7 @@ def build_card(
     lora, training = job.spec.method.lora, job.spec.training
     loss = "not known" if trained.loss is None else f"{trained.loss:.4f}"
     facts = {
-        "Base model": f"{run_file.model.uri} ({run_file.model.architecture})",
+        "Base model": f"{run_file.model.described} ({run_file.model.architecture})",
         "Method": f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(run_file.model.target_modules)}",
         "Data": f"{run_file.dataset.rows_used} rows, {run_file.dataset.learned_tokens} learned tokens",
         "Training": f"{trained.step} steps of {training.global_batch_size} rows, "

@@ -65,7 +65,7 @@ def inspect_model(store: ObjectStore, uri: str, lora: LoRA, *, origin: str | Non
         files=files,
         architecture=declared.architecture,
         model_type=declared.config.model_type,
-        context_length=declared.config.max_position_embeddings or declared.config.n_positions,
+        context_length=declared.context_length,
         vocabulary_size=_vocabulary_size(declared.config, tensors),
         parameter_count=sum(info.element_count for info in tensors.values()),
         weight_dtypes=tuple(sorted({info.dtype for info in tensors.values()})),
@@ -125,13 +125,17 @@ def _vocabulary_size(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> 
     return min(rows) if rows else config.vocab_size
 
 
-def refuse_unfit_lengths(facts: BaseModelFacts, max_length: int, tokenizer_size: int) -> None:
-    """Raise UserError where rows would be longer than the model's context, or tokens outside its vocabulary."""
-    if facts.context_length is not None and max_length > facts.context_length:
+def refuse_long_rows(context_length: int | None, max_length: int) -> None:
+    """Raise UserError where rows would be longer than the model's context."""
+    if context_length is not None and max_length > context_length:
         raise UserError(
-            f"dataset.preparation.maxLength {max_length} is longer than the model's context of {facts.context_length} "
-            f"tokens. Set maxLength to at most {facts.context_length}."
+            f"dataset.preparation.maxLength {max_length} is longer than the model's context of {context_length} "
+            f"tokens. Set maxLength to at most {context_length}."
         )
+
+
+def refuse_large_tokenizer(facts: BaseModelFacts, tokenizer_size: int) -> None:
+    """Raise UserError where the tokenizer has tokens outside the model's vocabulary."""
     if tokenizer_size > facts.vocabulary_size:
         raise UserError(
             f"The tokenizer of {facts.source or facts.uri} has token ids up to {tokenizer_size - 1}, the model's "

@@ -91,6 +91,11 @@ class DeclaredModel:
     files: tuple[str, ...]
     """All that belongs to the model, sorted: what is fetched, and nothing else."""
 
+    @property
+    def context_length(self) -> int | None:
+        """The longest row that the model can read, in tokens."""
+        return self.config.max_position_embeddings or self.config.n_positions
+
 
 def read_declared_model(folder: ModelFolder) -> DeclaredModel:
     """Check a folder's files, config.json and index. Raises UserError with what to do."""
@@ -186,7 +191,7 @@ def _or_another(origin: str) -> str:
 def _read_config(folder: ModelFolder) -> ModelConfig:
     name = f"{folder.origin}/{CONFIG_FILE}"
     try:
-        config = ModelConfig.model_validate_json(_read_text_file(folder, CONFIG_FILE))
+        config = ModelConfig.model_validate_json(read_text_file(folder, CONFIG_FILE))
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise UserError(f"{name} cannot be read ({problem}). {_again(folder.origin)}") from error
@@ -211,7 +216,7 @@ def _read_index(folder: ModelFolder) -> dict[str, str]:
             f"Upload the index beside the shards, or save the model again with save_pretrained.{_or_another(origin)}"
         )
     try:
-        index = _WeightsIndex.model_validate_json(_read_text_file(folder, WEIGHTS_INDEX_FILE)).weight_map
+        index = _WeightsIndex.model_validate_json(read_text_file(folder, WEIGHTS_INDEX_FILE)).weight_map
     except ValidationError as error:
         raise UserError(f"{origin}/{WEIGHTS_INDEX_FILE} cannot be read. {_again(origin)}") from error
     wanted = set(index.values())
@@ -230,7 +235,8 @@ def _read_index(folder: ModelFolder) -> dict[str, str]:
     return index
 
 
-def _read_text_file(folder: ModelFolder, name: str) -> bytes:
+def read_text_file(folder: ModelFolder, name: str) -> bytes:
+    """All bytes of a file that is text. Raises UserError where it is far too large for that."""
     size_bytes = folder.sizes[name]
     if size_bytes > _MAX_TEXT_FILE_BYTES:
         raise UserError(

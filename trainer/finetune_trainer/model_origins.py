@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from finetune_api import names
-from finetune_trainer.checkpoints import sha256_of_file
 from finetune_trainer.errors import UserError
+from finetune_trainer.file_entries import sha256_of_file
 from finetune_trainer.hubs import HubFile, HubRepository
 from finetune_trainer.model_folder import CONFIG_FILE, ModelFolder, candidate_files, read_declared_model
 

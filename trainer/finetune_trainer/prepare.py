@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from finetune_api.layout import RunLayout
 from finetune_api.reasons import Reason
 from finetune_api.spec import FineTuneJobSpec, Store
 from finetune_api.termination import PreparedFacts, TerminationMessage
-from finetune_trainer.base_model import ensure_base_model
+from finetune_trainer.base_model import FoundModel, find_base_model
 from finetune_trainer.capacity import refuse_small_pods
 from finetune_trainer.cgroup import usable_cpus
 from finetune_trainer.data.batches import order_rows
@@ -41,14 +42,14 @@ from finetune_trainer.data.report import (
     render_html,
 )
 from finetune_trainer.data.row_sizes import load_sizes
-from finetune_trainer.data.sources import fetch_sources
+from finetune_trainer.data.sources import LocalSource, fetch_sources
 from finetune_trainer.data.tokenization import TOKENIZER_FILES
 from finetune_trainer.data.word_list import fetch_word_groups
 from finetune_trainer.earlier_run import find_earlier_run, refuse_differences
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.hubs.datasets import open_hub_dataset
 from finetune_trainer.micro_batch_bound import decide_micro_batch_bound
-from finetune_trainer.model_files import inspect_model, refuse_unfit_lengths
+from finetune_trainer.model_files import inspect_model, refuse_large_tokenizer, refuse_long_rows
 from finetune_trainer.row_lengths import decide_max_length
 from finetune_trainer.run_file import BaseModelFacts, DatasetFacts, RunFile, RunSettings, save_run_file
 from finetune_trainer.steps import StepPlan, decide_steps
@@ -90,25 +91,19 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
     check_output(output, layout)
     earlier = find_earlier_run(output, layout, spec.resume_from)
     with _WorkFolder() as work:
-        # The rows first: a source that is missing is told before a large model is fetched.
         sources = fetch_sources(
             spec.dataset, spec.output.store, stores.open, open_hub_dataset, work / "sources"
         )
-        words = fetch_words(spec, stores, work / "words")
-        model = bring_model(spec, layout, stores, work / "model")
-        encoder = encoder_settings(spec, model, work / "model")
-        request = DataRequest(
-            dataset=spec.dataset,
-            task=spec.task,
-            labels=tuple(spec.labels or ()),
-            seed=spec.training.seed,
-            sources=tuple(sources),
-            encoder=encoder,
-            max_length=decide_max_length(spec.dataset.preparation, model.context_length),
-            words=words,
-            processes=usable_cpus(),
-        )
-        data = prepared_data(output, layout, model, request, work)
+        found = find_base_model(spec, layout, stores.open, work / "model")
+        if found.is_stored:
+            inspect(found, spec)
+        request = data_request(spec, sources, found, fetch_words(spec, stores, work / "words"), work)
+        encoder = ExampleEncoder.build(request.encoder)
+        data = prepared_data(output, layout, request, encoder, work)
+        # Last, since a large model takes longer than everything else, and broken data make it useless.
+        model = inspect(found, spec)
+        refuse_large_tokenizer(model, encoder.vocabulary_size)
+    _log_model(model)
     plan = decide_steps(data.manifest.rows_per_epoch, spec.training)
     logger.info("the run has %d steps: %s", plan.total_steps, plan.explanation)
     run_file = _run_file(job, model, data.manifest, plan)
@@ -162,20 +157,41 @@ class _WorkFolder:
         shutil.rmtree(self._path, ignore_errors=True)
 
 
-def bring_model(spec: FineTuneJobSpec, layout: RunLayout, stores: Stores, folder: Path) -> BaseModelFacts:
-    """Make sure that GPU pods can read the model, check it, and fetch its tokenizer into `folder`."""
-    stored = ensure_base_model(spec, layout, stores.open, folder)
-    store = stores.open(stored.store)
-    inspected = inspect_model(store, stored.uri, spec.method.lora, origin=stored.origin)
-    model = inspected.model_copy(update={"source": spec.model.source, "revision": stored.revision})
-    _log_model(model)
+def inspect(found: FoundModel, spec: FineTuneJobSpec) -> BaseModelFacts:
+    """Make sure that GPU pods can read the model, and check it against the job."""
+    stored = found.ensure_stored()
+    inspected = inspect_model(found.store, stored.uri, spec.method.lora, origin=stored.origin)
+    model = inspected.model_copy(update={"revision": stored.revision})
     refuse_small_pods(spec, model)
-    listed = {file.name for file in model.files}
-    store.download_folder(model.uri, folder, [name for name in TOKENIZER_FILES if name in listed])
     return model
 
 
-def encoder_settings(spec: FineTuneJobSpec, model: BaseModelFacts, tokenizer: Path) -> EncoderSettings:
+def data_request(
+    spec: FineTuneJobSpec,
+    sources: Sequence[LocalSource],
+    found: FoundModel,
+    words: tuple[tuple[str, ...], ...],
+    work: Path,
+) -> DataRequest:
+    """What is to be prepared, and how."""
+    context_length = found.declared.context_length
+    max_length = decide_max_length(spec.dataset.preparation, context_length)
+    refuse_long_rows(context_length, max_length)
+    found.fetch(TOKENIZER_FILES, work / "tokenizer")
+    return DataRequest(
+        dataset=spec.dataset,
+        task=spec.task,
+        labels=tuple(spec.labels or ()),
+        seed=spec.training.seed,
+        sources=tuple(sources),
+        encoder=encoder_settings(spec, found, work / "tokenizer"),
+        max_length=max_length,
+        words=words,
+        processes=usable_cpus(),
+    )
+
+
+def encoder_settings(spec: FineTuneJobSpec, found: FoundModel, tokenizer: Path) -> EncoderSettings:
     """How rows become tokens. dataset.chatTemplate goes before the model's own template."""
     own = spec.dataset.chat_template
     if own is not None:
@@ -183,7 +199,7 @@ def encoder_settings(spec: FineTuneJobSpec, model: BaseModelFacts, tokenizer: Pa
     return EncoderSettings(
         tokenizer_directory=tokenizer,
         chat_template=own,
-        template_origin="dataset.chatTemplate" if own is not None else model.source,
+        template_origin="dataset.chatTemplate" if own is not None else found.folder.origin,
         loss_on=spec.dataset.loss_on,
         labels=tuple(spec.labels or ()),
     )
@@ -201,15 +217,9 @@ def fetch_words(spec: FineTuneJobSpec, stores: Stores, folder: Path) -> tuple[tu
 
 
 def prepared_data(
-    store: ObjectStore,
-    layout: RunLayout,
-    model: BaseModelFacts,
-    request: DataRequest,
-    work: Path,
+    store: ObjectStore, layout: RunLayout, request: DataRequest, encoder: ExampleEncoder, work: Path
 ) -> _Data:
     """Find the prepared data in the store, or prepare them. Data that are refused leave their report behind."""
-    encoder = ExampleEncoder.build(request.encoder)
-    refuse_unfit_lengths(model, request.max_length, encoder.vocabulary_size)
     logger.info("learned tokens: %s", encoder.explanation)
     digest = dataset_digest(request, encoder.fingerprint())
     uri = layout.prepared_uri(digest)

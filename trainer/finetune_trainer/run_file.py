@@ -37,6 +37,12 @@ class BaseModelFacts(ApiModel):
         description="Names of the linear layers that get an adapter, sorted; `auto` is resolved here."
     )
 
+    @property
+    def described(self) -> str:
+        """The model as people know it: its source, at a commit where it has one."""
+        source = self.source or self.uri
+        return f"{source} at {self.revision}" if self.revision else source
+
 
 class DatasetFacts(ApiModel):
     """The prepared data."""

@@ -85,9 +85,10 @@ def _hub_clients() -> dict[str, str]:
 
 
 def _hub(access: HubAccess) -> dict[str, str]:
-    """OpenSSL reads the first, requests (which ModelScope's client uses) the second."""
+    """What OpenSSL reads; prepare hands it to the hubs' libraries that read something else."""
     trusted = names.HUB_CA_PATH
-    return {"SSL_CERT_FILE": trusted, "REQUESTS_CA_BUNDLE": trusted} if access.ca_bundle else {}
+    # Not REQUESTS_CA_BUNDLE: botocore reads it too, and would trust nobody else when it asks the store.
+    return {"SSL_CERT_FILE": trusted} if access.ca_bundle else {}
 
 
 def _progress(settings: PodSettings) -> dict[str, str]:

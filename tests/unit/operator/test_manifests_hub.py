@@ -176,4 +176,5 @@ def test_the_authorities_stand_where_openssl_and_requests_look_for_them() -> Non
     items = [{"key": "bundle.pem", "path": "ca.crt"}]
     assert volume["configMap"] == {"name": "corporate", "items": items}
     assert mount == {"name": "hub-ca", "mountPath": "/etc/finetune/hub-ca", "readOnly": True}
-    assert shown["SSL_CERT_FILE"] == shown["REQUESTS_CA_BUNDLE"] == f"{mount['mountPath']}/ca.crt"
+    assert shown["SSL_CERT_FILE"] == f"{mount['mountPath']}/ca.crt"
+    assert "REQUESTS_CA_BUNDLE" not in shown, "the store's client would trust nobody else"

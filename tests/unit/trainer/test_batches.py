@@ -107,7 +107,7 @@ def test_of_weight_one_half_each_row_is_seen_every_other_epoch() -> None:
     epochs = seen_in_epochs([0.5] * 10, epochs=4)
     assert [seen.total() for seen in epochs] == [5, 5, 5, 5]
     assert sum(epochs[:2], Counter()) == Counter(range(10))
-    assert sum(epochs, Counter()) == {row: 2 for row in range(10)}
+    assert sum(epochs, Counter()) == dict.fromkeys(range(10), 2)
 
 
 def test_every_epoch_has_the_same_number_of_rows_and_steps() -> None:

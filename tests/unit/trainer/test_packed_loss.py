@@ -48,8 +48,8 @@ def reference_loss(model: PreTrainedModel, rows: PreparedRows) -> torch.Tensor:
     """Full logits of each row by itself, through transformers' own attention and forward."""
     total = torch.zeros(())
     for row in range(len(rows)):
-        ids = torch.tensor(list(rows.row_input_ids(row)))
-        labels = torch.where(torch.tensor(list(rows.row_learned(row))) > 0, ids, -100)
+        ids = torch.tensor(rows.row_input_ids(row).tolist())
+        labels = torch.where(torch.tensor(rows.row_learned(row).tolist()) > 0, ids, -100)
         logits = model(input_ids=ids[None]).logits[0]
         total = total + torch.nn.functional.cross_entropy(
             logits[:-1].float(), labels[1:], reduction="sum", ignore_index=-100

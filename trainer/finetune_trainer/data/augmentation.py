@@ -19,11 +19,9 @@ from finetune_api.spec import Augmentation, AugmentationMethod
 from finetune_trainer.data.cleaning.protected_spans import hide_code_and_formulas
 from finetune_trainer.data.rows import Continuation, Conversation, Example, LabelledText
 from finetune_trainer.data.similarity.words import own_words
-from finetune_trainer.errors import UserError
 
 Groups = Sequence[Sequence[str]]
 
-_SEPARATOR = re.compile("[,，]")
 # A redaction's placeholder, a word of a script that is written with spaces, or one character of another.
 _SPACELESS = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -35,30 +33,6 @@ _SENTENCE = re.compile(
     r"""[^。！？.!?\n]*(?:[.](?=\S)[^。！？.!?\n]*)*(?:[。！？.!?]+["'”’」』）)\]]*|\n|\Z)\s*"""
 )
 _END_MARK = re.compile(r"""[。！？.!?]["'”’」』）)\]]*$""")
-
-
-def read_word_list(text: str, source: str) -> tuple[tuple[str, ...], ...]:
-    """Read groups of words that mean the same: one group a line, the words separated by commas; `#` begins a comment.
-
-    Raises UserError for a list without a group, or for a line with one word only.
-    """
-    groups = []
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
-        words = tuple(dict.fromkeys(word for each in _SEPARATOR.split(line) if (word := each.strip())))
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) < 2:
-            raise UserError(
-                f"{source} line {number}: a group has at least two different words, separated by commas. "
-                "Add words of the same meaning, or remove the line."
-            )
-        groups.append(words)
-    if not groups:
-        raise UserError(
-            f"{source} has no group of words. Write one group a line, such as big,large,great, or remove "
-            "augment.methods Synonyms."
-        )
-    return tuple(groups)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from finetune_api.spec import Dataset
-from finetune_trainer.checkpoints import sha256_of_file
 from finetune_trainer.data.pipeline import DataRequest
 from finetune_trainer.data.sources import LocalSource
+from finetune_trainer.file_entries import sha256_of_file
 
 # Raise it when the same rows and settings would give other tokens, another mask or another choice of rows, also when
 # the default of a setting changes.

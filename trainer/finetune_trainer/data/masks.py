@@ -130,14 +130,14 @@ class RowRenderer:
             for index, message in enumerate(row.messages)
             if message.role == "assistant"
         ]
-        return [(message, self._shape.fit(text, span)) for message, span in zip(messages, spans, strict=True)]
+        return list(zip(messages, spans, strict=True))
 
     def _grown(self, row: Conversation, index: int, text: str) -> Span:
         before = self.template.render(row.messages[:index], row.tools, add_generation_prompt=True).text
         after = self._prefix(row, index + 1)
         if not (after.startswith(before) and text.startswith(after)):
             raise TemplateRefusal(_not_growing(index + 1))
-        return Span(len(before), len(after))
+        return self._shape.fit_end(text, Span(len(before), len(after)))
 
     def _prefix(self, row: Conversation, count: int) -> str:
         return self.template.render(row.messages[:count], row.tools).text

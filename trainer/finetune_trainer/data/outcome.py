@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from finetune_api.spec import Duplicates, LossOn
 from finetune_trainer.data.encoding import ExampleEncoder
-from finetune_trainer.data.near_duplicates import NearRepeats
+from finetune_trainer.data.near_duplicates import NOTHING, NearRepeats
 from finetune_trainer.data.prepared import (
     SAMPLE_FILE_NAME,
     SAMPLE_ROWS,
@@ -39,7 +39,7 @@ from finetune_trainer.data.report import (
 from finetune_trainer.data.row_sizes import SIZES_FILE_NAME, write_sizes
 from finetune_trainer.data.row_worker import WorkerSettings
 from finetune_trainer.data.rows import DropReason, Place, Split
-from finetune_trainer.data.selection import DROPPED, NOTHING, SPLITS, Choice, Numbers
+from finetune_trainer.data.selection import DROPPED, SPLITS, Choice, Numbers
 from finetune_trainer.data.similarity import find_contradictions
 from finetune_trainer.data.sources import LocalSource, file_notes
 from finetune_trainer.data.spool import RowFacts, Spool

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _ROWS_LOOKED_AT = 32
 _SECONDS_BETWEEN_LINES = 10.0
+# As many as spec.labels may have.
+_MOST_LABELS = 1024
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def prepare_data(request: DataRequest, digest: str, folder: Path, work: Path) ->
         tally.merge(worked.tally)
     facts = spool.finish()
     near = find_near_repeats(spool, facts, settings.splits, request.dataset.preparation, work)
-    choice = choose_rows(facts, _rules(request), near.repeats if near else None, labels)
+    choice = choose_rows(facts, _rules(request), near, labels)
     outcome = Outcome(request.sources, settings, spool, facts, choice, near, tally)
     outcome.count_dropped()
     try:
@@ -124,6 +126,12 @@ def collect_labels(sources: Sequence[LocalSource], formats: Sequence[RowFormat |
         if row_format is not None and row_format.format is DataFormat.CLASSIFICATION:
             labels = (label_of(row, row_format) for row in read_rows(source) if isinstance(row, RawRow))
             found.update(label for label in labels if isinstance(label, str))
+    if len(found) > _MOST_LABELS:
+        raise DataError(
+            f"The Classification rows have {len(found):,} different labels, and at most {_MOST_LABELS:,} can be named "
+            "in an instruction. Correct dataset.train[].columns.label, or set format: InputTarget for answers that are "
+            "no classes."
+        )
     return tuple(sorted(found))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +22,12 @@ from pydantic import ValidationError
 
 from finetune_api.base import ApiModel
 from finetune_api.layout import FileEntry
-from finetune_trainer.checkpoints import file_entry, file_problem
 from finetune_trainer.data.rows import Split
 from finetune_trainer.errors import ObjectDamaged, ObjectMissing
-from finetune_trainer.storage import ObjectStore
+from finetune_trainer.file_entries import file_entry, file_problem
+
+if TYPE_CHECKING:  # boto3 would be imported wherever rows are tokenised
+    from finetune_trainer.storage import ObjectStore
 
 # A few rows of the data, what export compares models on: so that it need not fetch the rest.
 SAMPLE_FILE_NAME = "sample.arrow"

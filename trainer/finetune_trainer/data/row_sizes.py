@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from finetune_trainer.data.prepared import PreparedRows
-from finetune_trainer.storage import ObjectStore
+
+if TYPE_CHECKING:
+    from finetune_trainer.storage import ObjectStore
 
 SIZES_FILE_NAME = "sizes.arrow"
 

@@ -166,10 +166,14 @@ def _changed_message(message: Message, change: Callable[[str], str]) -> Message:
         content=change(message.content),
         thinking=change(message.thinking) if message.thinking else message.thinking,
         tool_calls=tuple(
-            replace(call, arguments={key: _changed(value, change) for key, value in call.arguments.items()})
-            for call in message.tool_calls
+            replace(call, arguments=change_json(call.arguments, change)) for call in message.tool_calls
         ),
     )
+
+
+def change_json(content: JsonObject, change: Callable[[str], str]) -> JsonObject:
+    """The object with every string among its values changed; its keys stay."""
+    return {key: _changed(value, change) for key, value in content.items()}
 
 
 def _changed(value: JsonValue, change: Callable[[str], str]) -> JsonValue:

@@ -12,6 +12,7 @@ import numpy as np
 
 from finetune_api.spec import Balance, Leakage
 from finetune_trainer.data.balance import decide_balance
+from finetune_trainer.data.near_duplicates import NOTHING, NearRepeats
 from finetune_trainer.data.rows import DropReason, Split
 from finetune_trainer.data.similarity import exact_duplicates
 from finetune_trainer.data.spool import RowFacts
@@ -19,7 +20,6 @@ from finetune_trainer.data.spool import RowFacts
 SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 _TRAIN, _VALIDATION = 0, 1
 DROPPED = -1
-NOTHING = -1
 
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -83,8 +83,8 @@ class _Decision:
         return np.flatnonzero(self.original & np.isin(self.split, numbers))
 
 
-def choose_rows(facts: RowFacts, rules: Rules, near: Numbers | None, labels: Sequence[str]) -> Choice:
-    """Decide what becomes of each row. `near` names for each row an earlier one that it nearly repeats, or NOTHING."""
+def choose_rows(facts: RowFacts, rules: Rules, near: NearRepeats | None, labels: Sequence[str]) -> Choice:
+    """Decide what becomes of each row."""
     decision = _Decision(facts, rules)
     if rules.drop_duplicates:
         _drop_exact_duplicates(decision)
@@ -92,7 +92,7 @@ def choose_rows(facts: RowFacts, rules: Rules, near: Numbers | None, labels: Seq
     if rules.leakage is Leakage.DROP:
         decision.drop(leaked, DropReason.LEAKAGE)
     if near is not None:
-        _drop_near_duplicates(decision, near)
+        _drop_near_duplicates(decision, near.repeats)
     if rules.validation_fraction is not None:
         _split_off_validation(decision, rules.validation_fraction, rules.seed)
     weight = np.array(rules.weights, np.float32)[facts.source]
@@ -120,7 +120,7 @@ def _first_with_key(facts: RowFacts, rows: Numbers) -> Numbers:
     return first
 
 
-def _find_leaked(decision: _Decision, near: Numbers | None) -> Numbers:
+def _find_leaked(decision: _Decision, near: NearRepeats | None) -> Numbers:
     """Training rows that say what a validation or test row says."""
     train, held_out = decision.in_split(_TRAIN), decision.in_split(*range(_VALIDATION, len(SPLITS)))
     if not len(held_out):
@@ -131,18 +131,15 @@ def _find_leaked(decision: _Decision, near: Numbers | None) -> Numbers:
     is_leaked = decision.split[first] != _TRAIN
     decision.repeats[train[is_leaked]] = first[is_leaked]
     if near is not None:
-        target = near[train]
-        is_near = ~is_leaked & (target != NOTHING) & (decision.split[target] > _TRAIN)
-        decision.repeats[train[is_near]] = target[is_near]
+        is_near = ~is_leaked & (near.leaks[train] != NOTHING)
+        decision.repeats[train[is_near]] = near.leaks[train[is_near]]
         is_leaked |= is_near
     leaked: Numbers = train[is_leaked]
     return leaked
 
 
 def _drop_near_duplicates(decision: _Decision, near: Numbers) -> None:
-    rows = np.flatnonzero(decision.original & (near != NOTHING) & (decision.split != DROPPED))
-    same_split = decision.split[near[rows]] == decision.split[rows]
-    rows = rows[same_split]
+    rows = np.flatnonzero((near != NOTHING) & (decision.split != DROPPED))
     decision.repeats[rows] = near[rows]
     decision.drop(rows, DropReason.NEAR_DUPLICATE)
 

@@ -35,8 +35,11 @@ class TurnShape:
 
     def fit(self, text: str, span: Span) -> Span:
         """Move the ends of a marked span to what the model says: from behind the header to the end of its turn."""
-        start = self._behind_header(text, span.start)
-        end = max(start, span.end)
+        return self.fit_end(text, Span(self._behind_header(text, span.start), span.end))
+
+    def fit_end(self, text: str, span: Span) -> Span:
+        """Move the end of a span that begins where the model begins."""
+        start, end = span.start, max(span.start, span.end)
         for tail in self.tails:
             if text.endswith(tail, start, end):
                 return Span(start, end - len(tail) + len(self.end_of_turn))
@@ -46,6 +49,9 @@ class TurnShape:
         return Span(start, end)
 
     def _behind_header(self, text: str, start: int) -> int:
+        # An answer may begin with a header that it quotes.
+        if any(text.endswith(header, 0, start) for header in self.headers):
+            return start
         # Markers may take in the whole header (`<｜Assistant｜>`), or its end ("\n" after "assistant").
         for header in self.headers:
             found = text.rfind(header, max(0, start - len(header)), start + len(header))
@@ -85,8 +91,12 @@ def _render(
 
 def _generation_prompt(template: ChatTemplate, asked: Sequence[Message]) -> str:
     without = _render(template, asked)
-    with_prompt = _render(template, asked, add_generation_prompt=True)
-    return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""
+    given = _render(template, asked, add_generation_prompt=True)
+    if given.startswith(without):
+        return given.removeprefix(without)
+    # Without a prompt some templates end the text there.
+    answered = _render(template, [*asked, Message("assistant", _ANSWER)])
+    return given[common_length(given, without) :] if answered.startswith(given) else ""
 
 
 def _header(template: ChatTemplate, asked: Sequence[Message], last_words: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -56,6 +57,8 @@ def _work_in_processes(
 
 def _start(settings: WorkerSettings) -> None:
     global _worker
+    # One process a CPU already; the tokenizer's own threads would fight for them.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = RowWorker(settings)
 
 

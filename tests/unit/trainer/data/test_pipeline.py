@@ -233,6 +233,18 @@ def test_own_validation_and_test_rows_are_files_of_their_own_and_leakage_is_drop
     assert prepared.report.rows_by_split.validation == 2
 
 
+@pytest.mark.parametrize("method", ["TFIDF", "MinHash"])
+def test_a_training_row_that_nearly_repeats_any_held_out_row_leaks(preparer: Preparer, method: str) -> None:
+    """Also one that a held-out row nearly repeats which itself repeats another: each of them is looked at."""
+    train = [pair("How do I change my password?"), pair(f"{LONG} now please"), pair(f"{LONG} now please!")]
+    preparation = {"duplicates": method, "duplicateThreshold": 0.8}
+    prepared = preparer.prepare(
+        train, validation_rows=[pair(LONG), pair(f"{LONG} now")], preparation=preparation
+    )
+    assert prepared.dropped()["Leakage"] == 2
+    assert prepared.report.leakage[0].where == "s3://data/train.jsonl line 2"
+
+
 def test_leakage_can_end_the_job(preparer: Preparer) -> None:
     message = refusal(
         preparer, [pair("a"), pair("b")], validation_rows=[pair("b")], preparation={"leakage": "Fail"}

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from finetune_api.spec import Balance, BalanceMethod, Leakage
+from finetune_trainer.data.near_duplicates import NOTHING, NearRepeats
 from finetune_trainer.data.rows import DropReason, Split
-from finetune_trainer.data.selection import DROPPED, NOTHING, Choice, Rules, choose_rows
+from finetune_trainer.data.selection import DROPPED, Choice, Rules, choose_rows
 from finetune_trainer.data.spool import KEY_BYTES, RowFacts
 
 TRAIN, VALIDATION, TEST = Split.TRAIN, Split.VALIDATION, Split.TEST
@@ -37,7 +38,11 @@ def facts(
 
 
 def choose(
-    rows: RowFacts, near: list[int] | None = None, labels: Sequence[str] = (), **changes: Any
+    rows: RowFacts,
+    near: list[int] | None = None,
+    leaks: list[int] | None = None,
+    labels: Sequence[str] = (),
+    **changes: Any,
 ) -> Choice:
     splits = changes.pop("splits", (TRAIN,))
     rules: dict[str, Any] = {
@@ -50,7 +55,11 @@ def choose(
         "seed": 42,
         **changes,
     }
-    return choose_rows(rows, Rules(**rules), None if near is None else np.array(near), labels)
+    found = None
+    if near is not None or leaks is not None:
+        nothing = [NOTHING] * len(rows)
+        found = NearRepeats(np.array(near or nothing), np.array(leaks or nothing), {})
+    return choose_rows(rows, Rules(**rules), found, labels)
 
 
 def dropped(choice: Choice) -> dict[str, list[int]]:
@@ -97,7 +106,7 @@ def test_leakage_that_is_kept_or_refused_is_known_and_stays_in(leakage: Leakage)
 
 def test_a_training_row_that_nearly_repeats_a_held_out_one_leaks() -> None:
     rows = facts("abc", sources=[0, 0, 1])
-    choice = choose(rows, near=[2, -1, -1], splits=(TRAIN, VALIDATION), drop_duplicates=True)
+    choice = choose(rows, leaks=[2, -1, -1], splits=(TRAIN, VALIDATION), drop_duplicates=True)
     assert dropped(choice) == {"Leakage": [0]}
 
 

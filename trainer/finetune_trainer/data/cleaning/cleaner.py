@@ -7,8 +7,8 @@ references into characters, invisible ones too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from finetune_api.spec import FullWidth, Noise, Preparation, Redaction, UnicodeForm
@@ -20,7 +20,7 @@ from finetune_trainer.data.cleaning.normalization import compose, compose_compat
 from finetune_trainer.data.cleaning.patterns import compile_rules
 from finetune_trainer.data.cleaning.steps import Changes, Drop, Step, TextStep, change_texts
 from finetune_trainer.data.cleaning.symbols import SymbolCheck
-from finetune_trainer.data.rows import DropReason, Example, texts_of
+from finetune_trainer.data.rows import Conversation, DropReason, Example, change_json, texts_of
 
 if TYPE_CHECKING:
     from finetune_trainer.data.redaction.redactor import Redactor
@@ -71,7 +71,21 @@ class RedactionStep:
                 changes[key] = changes.get(key, 0) + occurrences
             return result.text
 
-        return change_texts(example, redacted)
+        return _described(change_texts(example, redacted), redacted)
+
+
+def _described(example: Example, change: Callable[[str], str]) -> Example:
+    """What stands beside the texts: descriptions of tools, and who speaks."""
+    if not isinstance(example, Conversation) or not (example.tools or any(m.name for m in example.messages)):
+        return example
+    return replace(
+        example,
+        tools=tuple(change_json(tool, change) for tool in example.tools),
+        messages=tuple(
+            replace(message, name=change(message.name)) if message.name else message
+            for message in example.messages
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

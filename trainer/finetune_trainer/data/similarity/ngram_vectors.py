@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from finetune_trainer.data.similarity.duplicates import RowMask, RowNumbers

@@ -1,0 +1,38 @@
+"""Files as manifests name them: size and SHA-256, written down and compared."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from finetune_api.layout import FileEntry
+
+_HASH_BLOCK_BYTES = 4 * 1024 * 1024
+
+
+def file_entry(path: Path, directory: Path) -> FileEntry:
+    """Describe a file by its name below `directory`, size and SHA-256."""
+    return FileEntry(
+        name=path.relative_to(directory).as_posix(),
+        size_bytes=path.stat().st_size,
+        sha256=sha256_of_file(path),
+    )
+
+
+def file_problem(path: Path, entry: FileEntry) -> str | None:
+    """Say how a local file differs from its manifest entry; None when it does not."""
+    size_bytes = path.stat().st_size
+    if size_bytes != entry.size_bytes:
+        return f"{entry.name} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
+    if sha256_of_file(path) != entry.sha256:
+        return f"{entry.name} does not have the SHA-256 of its manifest"
+    return None
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hash a file in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
