@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.bars import Bar, Figure, broken_bar, median_figure
 from benchmarks.data.corpus import write_rows, write_tokenizer
+from benchmarks.data.environment import install_prepare_environment
 from benchmarks.data.memory import run_watched
 from benchmarks.data.second_prepare import measure_second_prepare
 from benchmarks.data.similarity import measure_similarity
@@ -30,6 +31,7 @@ PACKAGES = (
 )
 QUIET_CORES = 0.2
 MEMORY_MIB = 2048
+_OURS, _RIVAL = "benchmarks.data.ours", "benchmarks.data.rival"
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,11 @@ def measure_throughput(scale: Scale, folder: Path) -> Sequence[Bar]:
     """A-8: our whole pipeline and the rival's `map` alone take turns."""
     tokenizer = str(write_tokenizer(folder / "tokenizer"))
     rows = str(write_rows(folder / "rows.jsonl", scale.compared_rows))
+    image = install_prepare_environment(folder / "image")
     ours, rival, checks = list[float](), list[float](), []
     for _ in range(scale.rounds):
-        for module, seconds in (("benchmarks.data.ours", ours), ("benchmarks.data.rival", rival)):
-            printed = run_watched(module, [rows, tokenizer, str(folder / "work")]).printed
+        for module, python, seconds in ((_OURS, image, ours), (_RIVAL, sys.executable, rival)):
+            printed = run_watched(module, [rows, tokenizer, str(folder / "work")], python).printed
             seconds.append(float(printed["seconds"]))
             checks.append((printed["rows"], printed["tokens"]))
     assert len(set(checks)) == 1, f"both must make the same tokens: {checks}"
@@ -81,7 +84,9 @@ def measure_memory(scale: Scale, folder: Path) -> Sequence[Bar]:
     tokenizer = str(write_tokenizer(folder / "tokenizer"))
     rows = str(write_rows(folder / "rows.jsonl", scale.many_rows))
     watched = run_watched(
-        "benchmarks.data.ours", [rows, tokenizer, str(folder / "work"), "--duplicates", "Exact"]
+        _OURS,
+        [rows, tokenizer, str(folder / "work"), "--duplicates", "Exact"],
+        install_prepare_environment(folder / "image"),
     )
     return [
         Bar(

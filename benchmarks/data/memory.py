@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.machine import MIB
 
+ROOT = Path(__file__).parents[2]
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
@@ -25,10 +26,14 @@ class Watched:
     peak_mib: float
 
 
-def run_watched(module: str, arguments: Sequence[str]) -> Watched:
+def run_watched(module: str, arguments: Sequence[str], python: str = sys.executable) -> Watched:
     """Run `python -m module`. Memory is PSS summed over the process tree: pages they share count once."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [python, "-m", module, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     peak = 0.0
     while process.poll() is None:

@@ -18,7 +18,7 @@ from finetune_api import names
 from finetune_api.job_file import JobFile
 from finetune_api.layout import RunLayout
 from finetune_api.reasons import Reason
-from finetune_api.spec import FineTuneJobSpec, Store
+from finetune_api.spec import FineTuneJobSpec, StopAfter, Store
 from finetune_api.termination import PreparedFacts, TerminationMessage
 from finetune_trainer.base_model import FoundModel, find_base_model
 from finetune_trainer.capacity import refuse_small_pods
@@ -36,6 +36,7 @@ from finetune_trainer.data.prepared import (
 from finetune_trainer.data.report import (
     DataReport,
     add_forecast,
+    add_warnings,
     describe_sample,
     describe_summary,
     forecast_run,
@@ -220,7 +221,6 @@ def prepared_data(
     store: ObjectStore, layout: RunLayout, request: DataRequest, encoder: ExampleEncoder, work: Path
 ) -> _Data:
     """Find the prepared data in the store, or prepare them. Data that are refused leave their report behind."""
-    logger.info("learned tokens: %s", encoder.explanation)
     digest = dataset_digest(request, encoder.fingerprint())
     uri = layout.prepared_uri(digest)
     found = load_prepared_manifest(store, uri)
@@ -252,7 +252,7 @@ def _manifest(digest: str, prepared: PreparedData, encoder: ExampleEncoder) -> P
         tokens=report.tokens,
         learned_tokens=report.learned_tokens,
         longest_row_tokens=report.lengths.longest,
-        mask_source=encoder.explanation,
+        mask_source=report.mask_source,
         chat_template=encoder.template or "",
         labels=prepared.labels,
         files=(),
@@ -272,7 +272,20 @@ def with_forecast(
         micro_batch_tokens=decide_micro_batch_bound(training, device_type, job.memory_backoff).tokens,
         world_size=job.spec.parallelism.nodes * max(1, job.spec.parallelism.gpus_per_node),
     )
-    return add_forecast(report, forecast)
+    return add_forecast(add_warnings(report, _not_done_yet(job.spec)), forecast)
+
+
+def _not_done_yet(spec: FineTuneJobSpec) -> tuple[str, ...]:
+    """What is prepared, and what the stages that follow do not look at in this release."""
+    if spec.stop_after is StopAfter.PREPARE:
+        return ()
+    held_out = {"dataset.validation": spec.dataset.validation, "dataset.test": spec.dataset.test}
+    return tuple(
+        f"The rows of {field} are kept out of training and stand in the prepared data; this release does not measure "
+        "the model on them."
+        for field, value in held_out.items()
+        if value is not None
+    )
 
 
 def save_report(store: ObjectStore, layout: RunLayout, report: DataReport) -> None:
@@ -344,6 +357,7 @@ def _log_model(model: BaseModelFacts) -> None:
 
 def _log_report(report: DataReport) -> None:
     logger.info(describe_summary(report))
+    logger.info("learned tokens: %s", report.mask_source)
     for dropped in report.dropped:
         for example in dropped.first[:5]:
             logger.info("left out (%s): %s: %s", dropped.reason, example.where, example.why)

@@ -216,6 +216,45 @@ def test_prepared_data_that_were_damaged_are_not_used(
     assert load_prepared_manifest(store, uri) is not None
 
 
+CANARIES = {"Email": "canary.person@example.org", "Phone": "+86 139 1234 5678", "IPAddress": "203.0.113.77"}
+_TEXT = "Write to " + ", ".join(CANARIES.values())
+PRIVATE_ROWS: dict[str, tuple[list[Any], bool]] = {
+    "rows that are used": ([{"question": _TEXT, "answer": _TEXT}], True),
+    "a row that is too long": ([*ROWS, {"messages": [
+        {"role": "user", "content": f"{_TEXT} " * 100}, {"role": "assistant", "content": "a"}]}], True),
+    "duplicates": ([{"question": _TEXT, "answer": "a"}] * 3, True),
+    "a role": ([*ROWS, {"messages": [{"role": CANARIES["Email"], "content": _TEXT}]}], False),
+    "a row without answer": ([{"question": "q", "answer": "a"}, {"question": _TEXT}], False),
+    "a line that is no JSON": ([{"question": "q", "answer": "a"}, f"not JSON: {_TEXT}"], False),
+    "the description of a tool": ([{**ROWS[0], "tools": [{"type": "function", "function": {
+        "name": "mail", "description": _TEXT, "parameters": {"type": "object", "properties": {}}}}]}], True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PRIVATE_ROWS)
+def test_what_is_redacted_stands_in_no_object_no_message_and_no_log(
+    case: str, bench: Workbench, store: ObjectStore, layout: RunLayout, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, is_usable = PRIVATE_ROWS[case]
+    caplog.set_level("DEBUG")
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (bench.folder / "train.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    preparation = {"redact": list(CANARIES), "duplicates": "Exact", "maxLength": 1000}
+    if is_usable:
+        told = bench.run(dataset__preparation=preparation).model_dump_json()
+    else:
+        with pytest.raises(DataError) as refused:
+            bench.run(dataset__preparation=preparation)
+        told = refused.value.message
+    written = b"".join(store.read_bytes(info.uri) for info in store.list_objects(layout.root))
+    ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith("finetune"))
+    for canary in CANARIES.values():
+        assert canary not in told + ours
+        assert canary.encode() not in written
+    template = load_run_file(store, layout).chat_template if is_usable else ""
+    assert "canary" not in template
+
+
 # --- as a process ----------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from finetune_api.spec import Duplicates, LossOn
+from finetune_api.spec import DataFormat, Duplicates, LossOn, Task
 from finetune_trainer.data.encoding import ExampleEncoder
 from finetune_trainer.data.near_duplicates import NOTHING, NearRepeats
 from finetune_trainer.data.prepared import (
@@ -138,7 +138,7 @@ class Outcome:
                 learned_tokens=int(self.facts.learned_count[training].sum()),
                 samples=list(self._samples(training)),
                 decode=self.encoder.decode,
-                mask_source=self.encoder.explanation,
+                mask_source=describe_learned(self.settings, self.encoder.explanation),
                 template_origin=self.settings.encoder.template_origin,
                 labels=self._labels(training),
                 duplicates=self._duplicates(),
@@ -224,6 +224,9 @@ class Outcome:
 
     def _warnings(self, training: Numbers) -> Iterator[str]:
         encoder, count = self.encoder, len(training)
+        formats = {row_format.format for row_format in self.settings.formats if row_format is not None}
+        if self.settings.context.system_prompt and formats == {DataFormat.TEXT}:
+            yield "dataset.systemPrompt is not used: every source is plain text, which has no speakers."
         is_masked = self.settings.encoder.loss_on is LossOn.ASSISTANT
         if is_masked and encoder.template is not None and not encoder.end_of_turn:
             yield "The chat template ends no turn: the model will not learn where to stop."
@@ -245,6 +248,21 @@ class Outcome:
         if found.count:
             row, earlier = (self.place(int(rows[each])) for each in found.pairs[0])
             yield f"{found.count} rows have the text of another row and another label (the first: {row}, {earlier})."
+
+
+def describe_learned(settings: WorkerSettings, conversations: str) -> str:
+    """Say what is learned of each kind of row there is."""
+    if settings.context.task is Task.SEQUENCE_CLASSIFICATION:
+        return "the label of each text is learned, and no token"
+    formats = {row_format.format for row_format in settings.formats if row_format is not None}
+    sentences = []
+    if formats - {DataFormat.TEXT, DataFormat.PROMPT_COMPLETION}:
+        sentences.append(conversations)
+    if DataFormat.PROMPT_COMPLETION in formats:
+        sentences.append("of a prompt in plain text the completion and one end token are learned")
+    if DataFormat.TEXT in formats:
+        sentences.append("of plain text every token and one end token are learned")
+    return "; ".join(sentences)
 
 
 def _final_rows(batch: pa.RecordBatch, chosen: np.ndarray, weights: np.ndarray) -> pa.RecordBatch:

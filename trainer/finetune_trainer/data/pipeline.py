@@ -148,6 +148,9 @@ def _worker_settings(
         max_length=request.max_length,
         words=request.words,
         seed=request.seed,
+        compares_rows=request.dataset.preparation.duplicates is not Duplicates.NONE
+        or request.dataset.validation is not None
+        or request.dataset.test is not None,
     )
 
 

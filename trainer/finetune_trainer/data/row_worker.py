@@ -55,6 +55,8 @@ class WorkerSettings:
     # Groups of words that mean the same, for augmentation.
     words: tuple[tuple[str, ...], ...] = ()
     seed: int = 0
+    # Whether rows are compared: for duplicates, leakage, or a validation part that repeats none of the rest.
+    compares_rows: bool = True
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class RowWorker:
                 pa.array([self._label_number(example) for example in examples], pa.int32()),
                 pa.array([len(row.input_ids) for row in tokenized], pa.int32()),
                 pa.array([row.learned_count for row in tokenized], pa.int32()),
-                pa.array([exact_key(example) for example in examples], pa.binary(spool.KEY_BYTES)),
+                pa.array([self._key(example) for example in examples], pa.binary(spool.KEY_BYTES)),
                 pa.array([_text_key(example) for example in examples], pa.binary(spool.KEY_BYTES)),
                 input_ids,
                 learned,
@@ -196,6 +198,9 @@ class RowWorker:
                 pa.array([_beginning(example) for example in examples], pa.string()),
             ]
         )
+
+    def _key(self, example: Example) -> bytes:
+        return exact_key(example) if self._settings.compares_rows else bytes(spool.KEY_BYTES)
 
     def _label_number(self, example: Example) -> int:
         return -1 if example.label is None else self._label_numbers.get(example.label, -1)

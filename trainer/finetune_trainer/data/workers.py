@@ -8,9 +8,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Literal
 
 from finetune_trainer.data.row_worker import Chunk, RowWorker, WorkedChunk, WorkerSettings
+from finetune_trainer.data.rows import Place, RawRow, RowProblem
 from finetune_trainer.errors import OutOfMemory
 
 CHUNK_ROWS = 1000
@@ -35,13 +38,14 @@ def work_on(chunks: Iterator[Chunk], settings: WorkerSettings, processes: int) -
 def _work_in_processes(
     chunks: Iterator[Chunk], settings: WorkerSettings, processes: int
 ) -> Iterator[WorkedChunk]:
-    # Spawned, not forked: the store's client and the tokenizer have threads.
-    context = multiprocessing.get_context("spawn")
+    # Forked from a process of its own that only imports: this one has threads, of the store's client and the tokenizer.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([RowWorker.__module__])
     under_way: deque[Future[WorkedChunk]] = deque()
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(settings,)) as pool:
         try:
             for chunk in chunks:
-                under_way.append(pool.submit(_work, chunk))
+                under_way.append(pool.submit(_work, _pack(chunk)))
                 if len(under_way) >= processes * _AHEAD:
                     yield under_way.popleft().result()
             while under_way:
@@ -62,6 +66,41 @@ def _start(settings: WorkerSettings) -> None:
     _worker = RowWorker(settings)
 
 
-def _work(chunk: Chunk) -> WorkedChunk:
+def _work(packed: _Packed) -> WorkedChunk:
     assert _worker is not None
-    return _worker.work(chunk)
+    return _worker.work(_unpack(packed))
+
+
+# --- on the way ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A chunk as columns: a thousand small objects take several times as long to hand over."""
+
+    source: int
+    places: tuple[tuple[str, Literal["line", "row"], int], ...]
+    values: list[object]
+    # Of the rows that could not be read, by their position.
+    problems: dict[int, tuple[str, str | None]]
+
+
+def _pack(chunk: Chunk) -> _Packed:
+    places = tuple((row.place.file, row.place.unit, row.place.number) for row in chunk.rows)
+    values = [row.value if isinstance(row, RawRow) else None for row in chunk.rows]
+    problems = {
+        position: (row.reason, row.column)
+        for position, row in enumerate(chunk.rows)
+        if isinstance(row, RowProblem)
+    }
+    return _Packed(chunk.source, places, values, problems)
+
+
+def _unpack(packed: _Packed) -> Chunk:
+    rows = [
+        RowProblem(Place(*place), *packed.problems[position])
+        if position in packed.problems
+        else RawRow(Place(*place), value)
+        for position, (place, value) in enumerate(zip(packed.places, packed.values, strict=True))
+    ]
+    return Chunk(packed.source, tuple(rows))

@@ -7,6 +7,7 @@ from finetune_trainer.data.report.building import (
     SourceFacts,
     add_forecast,
     add_refusal,
+    add_warnings,
     build_report,
 )
 from finetune_trainer.data.report.forecast import forecast_run
@@ -53,6 +54,7 @@ __all__ = [
     "Tally",
     "add_forecast",
     "add_refusal",
+    "add_warnings",
     "build_length_report",
     "build_report",
     "count_reason",

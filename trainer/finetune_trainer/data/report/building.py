@@ -99,6 +99,11 @@ def build_report(facts: ReportFacts) -> DataReport:
     )
 
 
+def add_warnings(report: DataReport, warnings: Sequence[str]) -> DataReport:
+    """The report with what one job should be told besides."""
+    return report.model_copy(update={"warnings": (*report.warnings, *warnings)})
+
+
 def add_forecast(report: DataReport, forecast: RunForecast) -> DataReport:
     """The report as one job's folder has it."""
     return report.model_copy(update={"run": forecast})
