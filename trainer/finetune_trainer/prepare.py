@@ -7,23 +7,26 @@ job finds the prepared data.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+
+from pydantic import ValidationError
 
 from finetune_api import names
 from finetune_api.job_file import JobFile
 from finetune_api.layout import RunLayout
 from finetune_api.reasons import Reason
-from finetune_api.spec import FineTuneJobSpec, StopAfter, Store
+from finetune_api.spec import FineTuneJobSpec, Store
 from finetune_api.termination import PreparedFacts, TerminationMessage
 from finetune_trainer.base_model import FoundModel, find_base_model
 from finetune_trainer.capacity import refuse_small_pods
 from finetune_trainer.cgroup import usable_cpus
-from finetune_trainer.data.batches import order_rows
 from finetune_trainer.data.digest import dataset_digest
 from finetune_trainer.data.encoding import EncoderSettings, ExampleEncoder
 from finetune_trainer.data.pipeline import DataRefused, DataRequest, PreparedData, prepare_data
@@ -33,26 +36,17 @@ from finetune_trainer.data.prepared import (
     load_prepared_manifest,
     save_prepared,
 )
-from finetune_trainer.data.report import (
-    DataReport,
-    add_forecast,
-    add_warnings,
-    describe_sample,
-    describe_summary,
-    forecast_run,
-    render_html,
-)
-from finetune_trainer.data.row_sizes import load_sizes
+from finetune_trainer.data.report import DataReport, describe_summary
 from finetune_trainer.data.sources import LocalSource, fetch_sources
 from finetune_trainer.data.tokenization import TOKENIZER_FILES
 from finetune_trainer.data.word_list import fetch_word_groups
 from finetune_trainer.earlier_run import find_earlier_run, refuse_differences
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.hubs.datasets import open_hub_dataset
-from finetune_trainer.micro_batch_bound import decide_micro_batch_bound
 from finetune_trainer.model_files import inspect_model, refuse_large_tokenizer, refuse_long_rows
 from finetune_trainer.row_lengths import decide_max_length
 from finetune_trainer.run_file import BaseModelFacts, DatasetFacts, RunFile, RunSettings, save_run_file
+from finetune_trainer.run_report import complete_report, log_report, save_report
 from finetune_trainer.steps import StepPlan, decide_steps
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.support import refuse_unsupported
@@ -96,13 +90,12 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
             spec.dataset, spec.output.store, stores.open, open_hub_dataset, work / "sources"
         )
         found = find_base_model(spec, layout, stores.open, work / "model")
-        if found.is_stored:
-            inspect(found, spec)
+        model = inspect(found, spec) if found.is_stored else None
         request = data_request(spec, sources, found, fetch_words(spec, stores, work / "words"), work)
         encoder = ExampleEncoder.build(request.encoder)
         data = prepared_data(output, layout, request, encoder, work)
         # Last, since a large model takes longer than everything else, and broken data make it useless.
-        model = inspect(found, spec)
+        model = model or inspect(found, spec)
         refuse_large_tokenizer(model, encoder.vocabulary_size)
     _log_model(model)
     plan = decide_steps(data.manifest.rows_per_epoch, spec.training)
@@ -113,7 +106,7 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
         logger.info(
             "training will go on from step %d of run %s", earlier.checkpoint.step, earlier.run_file.run
         )
-    report = with_forecast(output, run_file.dataset.prepared_uri, data.report, job, plan)
+    report = complete_report(output, run_file.dataset.prepared_uri, data.report, job, plan)
     save_report(output, layout, report)
     save_run_file(output, layout, run_file)
     return _message(model, data.manifest, report, plan)
@@ -154,8 +147,18 @@ class _WorkFolder:
         self._path.mkdir(parents=True)
         return self._path
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UserError(
+                "The prepare pod's disk is full. Raise resources.prepare.ephemeralStorage: the disk holds the rows "
+                "about three times, and the largest file of a model that is brought into the store."
+            ) from error
 
 
 def inspect(found: FoundModel, spec: FineTuneJobSpec) -> BaseModelFacts:
@@ -223,11 +226,9 @@ def prepared_data(
     """Find the prepared data in the store, or prepare them. Data that are refused leave their report behind."""
     digest = dataset_digest(request, encoder.fingerprint())
     uri = layout.prepared_uri(digest)
-    found = load_prepared_manifest(store, uri)
-    if found is not None and found.digest == digest:
+    if (found := _find_prepared(store, uri, digest)) is not None:
         logger.info("the same rows, tokenizer and settings were prepared before: using %s", uri)
-        report = store.read_bytes(f"{uri}/{REPORT_FILE_NAME}")
-        return _Data(found, DataReport.model_validate_json(report))
+        return found
     folder = work / "prepared"
     folder.mkdir()
     try:
@@ -235,9 +236,25 @@ def prepared_data(
     except DataRefused as refused:
         save_report(store, layout, refused.report)
         raise DataError(f"{refused.message} Report: {layout.data_report_uri}") from refused
-    _log_report(prepared.report)
+    log_report(prepared.report)
     facts = _manifest(digest, prepared, encoder)
     return _Data(save_prepared(store, uri, folder, facts), prepared.report)
+
+
+def _find_prepared(store: ObjectStore, uri: str, digest: str) -> _Data | None:
+    """What an earlier job left, if all of it is there and of this release's form."""
+    manifest = load_prepared_manifest(store, uri)
+    if manifest is None or manifest.digest != digest:
+        return None
+    sizes = {info.name: info.size_bytes for info in store.list_objects(uri)}
+    if any(sizes.get(entry.name) != entry.size_bytes for entry in manifest.files):
+        logger.warning("the prepared data at %s are not complete any more; preparing them again", uri)
+        return None
+    try:
+        report = DataReport.model_validate_json(store.read_bytes(f"{uri}/{REPORT_FILE_NAME}"))
+    except ValidationError:
+        return None
+    return _Data(manifest, report)
 
 
 def _manifest(digest: str, prepared: PreparedData, encoder: ExampleEncoder) -> PreparedManifest:
@@ -257,41 +274,6 @@ def _manifest(digest: str, prepared: PreparedData, encoder: ExampleEncoder) -> P
         labels=prepared.labels,
         files=(),
     )
-
-
-def with_forecast(
-    store: ObjectStore, uri: str, report: DataReport, job: JobFile, plan: StepPlan
-) -> DataReport:
-    """Add what the data mean for this run: its steps, and how much of a batch would be padding."""
-    training, sizes = job.spec.training, load_sizes(store, uri)
-    device_type = "cuda" if job.spec.parallelism.gpus_per_node else "cpu"
-    forecast = forecast_run(
-        sizes.lengths,
-        order_rows(sizes.weights, training.global_batch_size, training.seed),
-        total_steps=plan.total_steps,
-        micro_batch_tokens=decide_micro_batch_bound(training, device_type, job.memory_backoff).tokens,
-        world_size=job.spec.parallelism.nodes * max(1, job.spec.parallelism.gpus_per_node),
-    )
-    return add_forecast(add_warnings(report, _not_done_yet(job.spec)), forecast)
-
-
-def _not_done_yet(spec: FineTuneJobSpec) -> tuple[str, ...]:
-    """What is prepared, and what the stages that follow do not look at in this release."""
-    if spec.stop_after is StopAfter.PREPARE:
-        return ()
-    held_out = {"dataset.validation": spec.dataset.validation, "dataset.test": spec.dataset.test}
-    return tuple(
-        f"The rows of {field} are kept out of training and stand in the prepared data; this release does not measure "
-        "the model on them."
-        for field, value in held_out.items()
-        if value is not None
-    )
-
-
-def save_report(store: ObjectStore, layout: RunLayout, report: DataReport) -> None:
-    """Leave the report in the run's folder, for programs and for people."""
-    store.write_bytes(layout.data_report_json_uri, (report.model_dump_json(indent=2) + "\n").encode())
-    store.write_bytes(layout.data_report_uri, render_html(report, layout.run_id).encode())
 
 
 # --- results ---------------------------------------------------------------------------------------------------
@@ -353,15 +335,3 @@ def _log_model(model: BaseModelFacts) -> None:
         model.context_length or "unknown",
         ", ".join(model.target_modules),
     )
-
-
-def _log_report(report: DataReport) -> None:
-    logger.info(describe_summary(report))
-    logger.info("learned tokens: %s", report.mask_source)
-    for dropped in report.dropped:
-        for example in dropped.first[:5]:
-            logger.info("left out (%s): %s: %s", dropped.reason, example.where, example.why)
-    for warning in report.warnings:
-        logger.warning(warning)
-    for sample in report.samples[:1]:
-        logger.info("one row, learned parts between « »: %s", describe_sample(sample))

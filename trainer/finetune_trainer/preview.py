@@ -46,6 +46,7 @@ from finetune_trainer.hubs import Hub, HubRepository, RepositoryAddress, Reposit
 from finetune_trainer.hubs.address import HubToken, is_hub_uri, parse_hub_uri
 from finetune_trainer.hubs.retrying import Patience
 from finetune_trainer.micro_batch_bound import decide_micro_batch_bound
+from finetune_trainer.model_files import refuse_long_rows
 from finetune_trainer.model_folder import CONFIG_FILE
 from finetune_trainer.row_lengths import decide_max_length
 from finetune_trainer.steps import decide_steps
@@ -107,7 +108,9 @@ def _request(
     settings: Settings, sources: tuple[LocalSource, ...], origin: str, tokenizer: Path
 ) -> DataRequest:
     dataset = settings.dataset
-    own_template = dataset.chat_template
+    own_template, context_length = dataset.chat_template, _context_length(tokenizer)
+    max_length = decide_max_length(dataset.preparation, context_length)
+    refuse_long_rows(context_length, max_length)
     return DataRequest(
         dataset=dataset,
         task=settings.task,
@@ -121,7 +124,7 @@ def _request(
             loss_on=dataset.loss_on,
             labels=settings.labels,
         ),
-        max_length=decide_max_length(dataset.preparation, _context_length(tokenizer)),
+        max_length=max_length,
         words=(),
         processes=usable_cpus(),
     )

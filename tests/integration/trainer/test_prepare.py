@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -253,6 +254,38 @@ def test_what_is_redacted_stands_in_no_object_no_message_and_no_log(
         assert canary.encode() not in written
     template = load_run_file(store, layout).chat_template if is_usable else ""
     assert "canary" not in template
+
+
+@pytest.mark.parametrize("name", ["train.arrow", "sizes.arrow", "data-report.json"])
+def test_prepared_data_of_which_something_is_gone_are_prepared_again(
+    name: str, bench: Workbench, store: ObjectStore, layout: RunLayout, tmp_path: Path
+) -> None:
+    first = bench.run()
+    uri = load_run_file(store, layout).dataset.prepared_uri
+    before = store.read_bytes(f"{uri}/{name}")
+    store.delete([f"{uri}/{name}"])
+    assert bench.run() == first
+    assert store.read_bytes(f"{uri}/{name}") == before
+
+
+def test_a_full_disk_names_the_setting(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare, "prepare_data", full)
+    with pytest.raises(UserError, match=r"disk is full. Raise resources.prepare.ephemeralStorage"):
+        bench.run()
+
+
+def test_held_out_rows_are_prepared_and_the_report_says_that_nobody_measures_on_them_yet(
+    bench: Workbench, store: ObjectStore, layout: RunLayout
+) -> None:
+    message = bench.run(dataset__validation={"fraction": 0.2})
+    assert message.prepared is not None
+    assert (message.prepared.rows_used, message.prepared.rows_validation) == (16, 4)
+    warnings = json.loads(store.read_bytes(layout.data_report_json_uri))["warnings"]
+    assert any("rows of dataset.validation are kept out of training" in warning for warning in warnings)
+    bench.run(uid="fedcba9876543210", dataset__validation={"fraction": 0.2}, stopAfter="Prepare")
 
 
 # --- as a process ----------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from pydantic import JsonValue
+
 from finetune_api.spec import Dataset
 from finetune_trainer.data.pipeline import DataRequest
 from finetune_trainer.data.sources import LocalSource
@@ -15,6 +17,7 @@ from finetune_trainer.file_entries import sha256_of_file
 # the default of a setting changes.
 PREPARATION_VERSION = 2
 # What of a source makes its rows; the rest is how it is reached.
+_SETS = ("noise", "redact")
 _MAKES_ROWS = {"format", "columns", "max_rows", "inline", "weight"}
 
 
@@ -38,14 +41,27 @@ def dataset_digest(request: DataRequest, encoder_fingerprint: Mapping[str, objec
 
 def _settings(dataset: Dataset) -> dict[str, object]:
     settings: dict[str, object] = dataset.model_dump(
-        mode="json", exclude={"train", "test", "chat_template", "validation"}, exclude_defaults=True
+        mode="json",
+        exclude={"train", "test", "chat_template", "validation", "preparation"},
+        exclude_defaults=True,
     )
-    fraction = dataset.validation.fraction if dataset.validation else None
-    return {**settings, "fraction": fraction}
+    preparation = dataset.preparation.model_dump(mode="json", exclude_defaults=True)
+    return {
+        **settings,
+        "preparation": {name: _unordered(name, value) for name, value in preparation.items()},
+        "fraction": dataset.validation.fraction if dataset.validation else None,
+    }
+
+
+def _unordered(name: str, value: JsonValue) -> JsonValue:
+    return sorted(value, key=str) if name in _SETS and isinstance(value, list) else value
 
 
 def _source(source: LocalSource) -> dict[str, object]:
     reading = source.settings.model_dump(mode="json", include=_MAKES_ROWS, exclude_defaults=True)
     # The report names the files, so equal rows from another place are another data set.
     files: Sequence[tuple[str, str]] = [(file.label, sha256_of_file(file.path)) for file in source.files]
+    if source.settings.inline is not None:
+        # As it was written: a template may show the keys of an object in their order.
+        reading["inline"] = json.dumps(source.settings.inline, ensure_ascii=False)
     return {**reading, "label": source.label, "split": source.split, "files": files}

@@ -27,6 +27,7 @@ class NearRepeats:
     # Of training rows: a validation or test row.
     leaks: Numbers
     similarity: dict[int, float]
+    leak_similarity: dict[int, float]
 
 
 class _Search(Protocol):
@@ -46,16 +47,18 @@ def find_near_repeats(
     search = _open_search(spool, facts, preparation, work)
     rows = {split: np.flatnonzero(_is_of(facts, splits, split) & (facts.copy == 0)) for split in Split}
     repeats, leaks = (np.full(len(facts), NOTHING, np.int64) for _ in range(2))
-    similarity: dict[int, float] = {}
+    similarity, leak_similarity = dict[int, float](), dict[int, float]()
     held_out = np.concatenate([rows[Split.VALIDATION], rows[Split.TEST]])
     if len(held_out):
-        _note(search.leakage(held_out, rows[Split.TRAIN]), rows[Split.TRAIN], held_out, leaks, similarity)
+        _note(
+            search.leakage(held_out, rows[Split.TRAIN]), rows[Split.TRAIN], held_out, leaks, leak_similarity
+        )
         if preparation.leakage is Leakage.DROP:
             # What leaves the training rows is no reason for another one to leave them.
             rows[Split.TRAIN] = rows[Split.TRAIN][leaks[rows[Split.TRAIN]] == NOTHING]
     for some in rows.values():
         _note(search.duplicates(some), some, some, repeats, similarity)
-    return NearRepeats(repeats, leaks, similarity)
+    return NearRepeats(repeats, leaks, similarity, leak_similarity)
 
 
 def _is_of(

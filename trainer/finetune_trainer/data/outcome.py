@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_api.spec import DataFormat, Duplicates, LossOn, Task
+from finetune_trainer.data.cleaning import Cleaner
 from finetune_trainer.data.encoding import ExampleEncoder
 from finetune_trainer.data.near_duplicates import NOTHING, NearRepeats
 from finetune_trainer.data.prepared import (
@@ -43,6 +44,7 @@ from finetune_trainer.data.selection import DROPPED, SPLITS, Choice, Numbers
 from finetune_trainer.data.similarity import find_contradictions
 from finetune_trainer.data.sources import LocalSource, file_notes
 from finetune_trainer.data.spool import RowFacts, Spool
+from finetune_trainer.errors import UserError
 
 PAIRS_SHOWN = 10
 _DECIDED_LATER = {
@@ -77,7 +79,8 @@ class Outcome:
         for reason, rows in self.choice.reasons:
             # Of a copy nobody was told, so it goes without a word.
             for row in (int(row) for row in rows if self.facts.copy[row] == 0):
-                why = _DECIDED_LATER[reason].format(other=self.other(row)) if row in shown else ""
+                other = self.leak_of(row) if reason is DropReason.LEAKAGE else self.other(row)
+                why = _DECIDED_LATER[reason].format(other=other) if row in shown else ""
                 self.tally.drop(reason, self.place(row), why, excerpt=excerpts.get(row))
 
     def place(self, row: int) -> Place:
@@ -86,13 +89,21 @@ class Outcome:
 
     def other(self, row: int) -> str:
         """The row that this one repeats."""
-        repeated = int(self.choice.repeats[row])
-        return "" if repeated == NOTHING else str(self.place(repeated))
+        return self._named(int(self.choice.repeats[row]))
+
+    def leak_of(self, row: int) -> str:
+        """The validation or test row that a training row repeats."""
+        return self._named(int(self.choice.leaks[row]))
+
+    def _named(self, row: int) -> str:
+        return "" if row == NOTHING else str(self.place(row))
 
     @property
     def leaked_pairs(self) -> tuple[DuplicatePair, ...]:
         """The first training rows that repeat a validation or test row."""
-        return tuple(self._pair(int(row)) for row in self.choice.leaked[:PAIRS_SHOWN])
+        alike = self.near.leak_similarity if self.near else {}
+        rows = (int(row) for row in self.choice.leaked[:PAIRS_SHOWN])
+        return tuple(self._pair(row, self.leak_of(row), alike) for row in rows)
 
     def _excerpts(self, rows: set[int]) -> dict[int, str]:
         found, start = {}, 0
@@ -144,7 +155,7 @@ class Outcome:
                 duplicates=self._duplicates(),
                 leakage=self.leaked_pairs,
                 augmented_rows=int(np.count_nonzero(self.facts.copy[training])),
-                warnings=tuple(self._warnings(training)),
+                warnings=tuple(self._warnings()),
             )
         )
 
@@ -164,16 +175,12 @@ class Outcome:
 
     def _samples(self, training: Numbers) -> Iterator[SampleRow]:
         rows = [int(training[position]) for position in sample_positions(len(training))]
-        start, labels = 0, self.settings.context.labels
+        start = 0
         for batch in self.spool.batches() if rows else ():
             for row in (row for row in rows if start <= row < start + batch.num_rows):
                 label = int(self.facts.label[row])
-                yield SampleRow(
-                    self.place(row),
-                    Split.TRAIN,
-                    _row(batch, row - start),
-                    labels[label] if label >= 0 else None,
-                )
+                shown = self._shown_labels[label] if label >= 0 else None
+                yield SampleRow(self.place(row), Split.TRAIN, _row(batch, row - start), shown)
             start += batch.num_rows
 
     def _labels(self, training: Numbers) -> tuple[LabelBalance, ...]:
@@ -192,8 +199,14 @@ class Outcome:
                 rows_used=int(kept[number]),
                 weight=round(float(seen[number]) / max(int(kept[number]), 1), 4),
             )
-            for number, label in enumerate(labels)
+            for number, label in enumerate(self._shown_labels)
         )
+
+    @cached_property
+    def _shown_labels(self) -> tuple[str, ...]:
+        """The classes as the rows have them: where texts are redacted, so are the answers."""
+        redaction, labels = Cleaner.build(self.settings.preparation).redaction, self.settings.context.labels
+        return tuple(redaction.redact_reason(label) for label in labels) if redaction else labels
 
     def _sources_of(self, split: Split) -> list[int]:
         return [number for number, each in enumerate(self.settings.splits) if each is split]
@@ -208,32 +221,33 @@ class Outcome:
             if reason in (DropReason.DUPLICATE, DropReason.NEAR_DUPLICATE)
             for row in rows[:PAIRS_SHOWN]
         ]
+        alike = self.near.similarity if self.near else {}
         return DuplicateReport(
             method=preparation.duplicates.value,
             threshold=None if preparation.duplicates is Duplicates.EXACT else preparation.duplicate_threshold,
             exact=self.tally.rows_dropped_for(DropReason.DUPLICATE),
             near=self.tally.rows_dropped_for(DropReason.NEAR_DUPLICATE),
-            pairs=tuple(self._pair(row) for row in rows[:PAIRS_SHOWN]),
+            pairs=tuple(self._pair(row, self.other(row), alike) for row in rows[:PAIRS_SHOWN]),
         )
 
-    def _pair(self, row: int) -> DuplicatePair:
-        similarity = self.near.similarity.get(row, 1.0) if self.near else 1.0
+    def _pair(self, row: int, other: str, alike: Mapping[int, float]) -> DuplicatePair:
         return DuplicatePair(
-            where=str(self.place(row)), repeats=self.other(row), similarity=round(similarity, 4)
+            where=str(self.place(row)), repeats=other, similarity=round(alike.get(row, 1.0), 4)
         )
 
-    def _warnings(self, training: Numbers) -> Iterator[str]:
-        encoder, count = self.encoder, len(training)
+    def _warnings(self) -> Iterator[str]:
         formats = {row_format.format for row_format in self.settings.formats if row_format is not None}
         if self.settings.context.system_prompt and formats == {DataFormat.TEXT}:
             yield "dataset.systemPrompt is not used: every source is plain text, which has no speakers."
-        is_masked = self.settings.encoder.loss_on is LossOn.ASSISTANT
-        if is_masked and encoder.template is not None and not encoder.end_of_turn:
+        if self.settings.encoder.loss_on is LossOn.ASSISTANT and _ends_no_turn(self.encoder):
             yield "The chat template ends no turn: the model will not learn where to stop."
         if len(self.choice.leaked):
             yield f"{len(self.choice.leaked)} training rows also stand in the validation or test rows."
-        if self.tally.rows_truncated and count:
-            share = self.tally.rows_truncated / count
+        for number, source in enumerate(self.sources):
+            if not np.any((self.facts.source == number) & (self.choice.split != DROPPED)):
+                yield f"{source.field} ({source.label}) gives no row: all that it has are left out."
+        if self.tally.rows_truncated:
+            share = self.tally.rows_truncated / self.tally.rows_read
             yield f"{self.tally.rows_truncated} rows ({share:.0%}) are cut at maxLength {self.settings.max_length}."
         yield from self._contradictions()
 
@@ -250,6 +264,14 @@ class Outcome:
             yield f"{found.count} rows have the text of another row and another label (the first: {row}, {earlier})."
 
 
+def _ends_no_turn(encoder: ExampleEncoder) -> bool:
+    try:
+        return encoder.template is not None and not encoder.end_of_turn
+    except UserError:
+        # A template that renders no conversation: there was none, or its first one would have said so.
+        return False
+
+
 def describe_learned(settings: WorkerSettings, conversations: str) -> str:
     """Say what is learned of each kind of row there is."""
     if settings.context.task is Task.SEQUENCE_CLASSIFICATION:
@@ -259,7 +281,9 @@ def describe_learned(settings: WorkerSettings, conversations: str) -> str:
     if formats - {DataFormat.TEXT, DataFormat.PROMPT_COMPLETION}:
         sentences.append(conversations)
     if DataFormat.PROMPT_COMPLETION in formats:
-        sentences.append("of a prompt in plain text the completion and one end token are learned")
+        sentences.append(
+            "of prompts in plain text the completion and one end token are learned; lists of messages are conversations"
+        )
     if DataFormat.TEXT in formats:
         sentences.append("of plain text every token and one end token are learned")
     return "; ".join(sentences)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from finetune_api.spec import DataFormat, Dataset, Duplicates, Task
 from finetune_trainer.data.batches import order_rows
+from finetune_trainer.data.cleaning import Cleaner
 from finetune_trainer.data.encoding import EncoderSettings
 from finetune_trainer.data.formats import FormatContext, RowFormat, decide_format, label_of
 from finetune_trainer.data.near_duplicates import find_near_repeats
@@ -27,12 +28,14 @@ from finetune_trainer.data.rows import RawRow, RowProblem, Split
 from finetune_trainer.data.selection import Rules, choose_rows
 from finetune_trainer.data.sources import LocalSource, read_rows
 from finetune_trainer.data.spool import Spool
-from finetune_trainer.data.workers import CHUNK_ROWS, work_on
+from finetune_trainer.data.workers import CHUNK_CHARACTERS, CHUNK_ROWS, work_on
 from finetune_trainer.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 _ROWS_LOOKED_AT = 32
+# Among them the first that are objects are looked for.
+_ROWS_SEARCHED = 1000
 _SECONDS_BETWEEN_LINES = 10.0
 # As many as spec.labels may have.
 _MOST_LABELS = 1024
@@ -76,11 +79,11 @@ def prepare_data(request: DataRequest, digest: str, folder: Path, work: Path) ->
 
     Raises DataRefused, and DataError for a file that cannot be read at all.
     """
-    formats = decide_formats(request.sources)
+    formats = decide_formats(request.sources, _reason_redactor(request.dataset))
     labels = request.labels or collect_labels(request.sources, formats)
     settings = _worker_settings(request, formats, labels)
     tally, spool = Tally(), Spool(work / "spool.arrow")
-    for worked in _with_progress(work_on(_chunks(request.sources), settings, request.processes), tally):
+    for worked in _with_progress(work_on(chunks_of(request.sources), settings, request.processes), tally):
         spool.add(worked.encoded)
         tally.merge(worked.tally)
     facts = spool.finish()
@@ -88,35 +91,50 @@ def prepare_data(request: DataRequest, digest: str, folder: Path, work: Path) ->
     choice = choose_rows(facts, _rules(request), near, labels)
     outcome = Outcome(request.sources, settings, spool, facts, choice, near, tally)
     outcome.count_dropped()
+    weights = choice.weight[choice.rows_of(Split.TRAIN)]
+    rows_per_epoch = order_rows(weights, 1, request.seed).rows_per_epoch
     try:
-        refuse_data(request.dataset, outcome)
+        refuse_data(request.dataset, outcome, rows_per_epoch)
     except DataError as error:
         raise DataRefused(error, outcome.report(digest)) from error
     outcome.write(folder)
     report = outcome.report(digest)
     (folder / REPORT_FILE_NAME).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    weights = choice.weight[choice.rows_of(Split.TRAIN)]
-    return PreparedData(report, order_rows(weights, 1, request.seed).rows_per_epoch, tuple(labels))
+    return PreparedData(report, rows_per_epoch, tuple(labels))
 
 
 # --- before the first row --------------------------------------------------------------------------------------
 
 
-def decide_formats(sources: Sequence[LocalSource]) -> tuple[RowFormat | None, ...]:
-    """Decide how each source is read, from its first rows; None where no row is an object. Raises DataError."""
-    return tuple(_decide_format(source) for source in sources)
+def decide_formats(
+    sources: Sequence[LocalSource], redact: Callable[[str], str] = str
+) -> tuple[RowFormat | None, ...]:
+    """Decide how each source is read, from its first rows; None where no row is an object. Raises DataError.
+
+    What is said names columns, and so what somebody wrote: it goes through `redact`.
+    """
+    return tuple(_decide_format(source, redact) for source in sources)
 
 
-def _decide_format(source: LocalSource) -> RowFormat | None:
-    found = list(islice(read_rows(source), _ROWS_LOOKED_AT))
-    if not found:
+def _decide_format(source: LocalSource, redact: Callable[[str], str]) -> RowFormat | None:
+    first = list(islice(read_rows(source), _ROWS_SEARCHED))
+    if not first:
         raise DataError(f"{source.label} has no rows. Put rows into it, or remove it from {source.field}.")
-    objects = [row.value for row in found if isinstance(row, RawRow) and isinstance(row.value, dict)]
+    objects = [row.value for row in first if isinstance(row, RawRow) and isinstance(row.value, dict)]
     if not objects:
         return None
-    row_format = decide_format(source.settings, source.label, objects)
+    try:
+        row_format = decide_format(source.settings, source.label, objects[:_ROWS_LOOKED_AT])
+    except DataError as error:
+        raise DataError(redact(error.message)) from None
+    row_format = replace(row_format, explanation=redact(row_format.explanation))
     logger.info("format of %s", row_format.explanation)
     return row_format
+
+
+def _reason_redactor(dataset: Dataset) -> Callable[[str], str]:
+    redaction = Cleaner.build(dataset.preparation).redaction
+    return redaction.redact_reason if redaction else str
 
 
 def collect_labels(sources: Sequence[LocalSource], formats: Sequence[RowFormat | None]) -> tuple[str, ...]:
@@ -125,14 +143,19 @@ def collect_labels(sources: Sequence[LocalSource], formats: Sequence[RowFormat |
     for source, row_format in zip(sources, formats, strict=True):
         if row_format is not None and row_format.format is DataFormat.CLASSIFICATION:
             labels = (label_of(row, row_format) for row in read_rows(source) if isinstance(row, RawRow))
-            found.update(label for label in labels if isinstance(label, str))
+            for label in labels:
+                found.update([label] if isinstance(label, str) else ())
+                _refuse_many_labels(found)
+    return tuple(sorted(found))
+
+
+def _refuse_many_labels(found: Collection[str]) -> None:
     if len(found) > _MOST_LABELS:
         raise DataError(
-            f"The Classification rows have {len(found):,} different labels, and at most {_MOST_LABELS:,} can be named "
-            "in an instruction. Correct dataset.train[].columns.label, or set format: InputTarget for answers that are "
+            f"The Classification rows have more than {_MOST_LABELS:,} different labels, which no instruction can name. "
+            "Correct dataset.train[].columns.label, or set format: InputTarget for answers that are "
             "no classes."
         )
-    return tuple(sorted(found))
 
 
 def _worker_settings(
@@ -141,7 +164,7 @@ def _worker_settings(
     return WorkerSettings(
         context=FormatContext(request.task, request.dataset.system_prompt, tuple(labels)),
         preparation=request.dataset.preparation,
-        encoder=request.encoder,
+        encoder=replace(request.encoder, labels=tuple(labels)),
         formats=formats,
         splits=_source_splits(request),
         files=tuple(file for source in request.sources for file in _file_labels(source)),
@@ -178,11 +201,30 @@ def _rules(request: DataRequest) -> Rules:
 # --- each row by itself ----------------------------------------------------------------------------------------
 
 
-def _chunks(sources: Sequence[LocalSource]) -> Iterator[Chunk]:
+def chunks_of(sources: Sequence[LocalSource]) -> Iterator[Chunk]:
+    """Cut the rows into chunks: so many rows at most, and of long ones fewer."""
     for number, source in enumerate(sources):
-        rows: Iterator[RawRow | RowProblem] = read_rows(source)
-        while chunk := tuple(islice(rows, CHUNK_ROWS)):
-            yield Chunk(number, chunk)
+        chunk, size = list[RawRow | RowProblem](), 0
+        for row in read_rows(source):
+            chunk.append(row)
+            size += _rough_size(row.value) if isinstance(row, RawRow) else 0
+            if len(chunk) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
+                yield Chunk(number, tuple(chunk))
+                chunk, size = [], 0
+        if chunk:
+            yield Chunk(number, tuple(chunk))
+
+
+def _rough_size(value: object) -> int:
+    """Characters of the text in a row: what decides how much memory it takes."""
+    match value:
+        case str():
+            return len(value)
+        case dict():
+            return sum(map(_rough_size, value.values()))
+        case list():
+            return sum(map(_rough_size, value))
+    return 0
 
 
 def _with_progress(worked: Iterator[WorkedChunk], tally: Tally) -> Iterator[WorkedChunk]:

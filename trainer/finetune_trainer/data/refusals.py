@@ -11,12 +11,13 @@ from finetune_trainer.errors import DataError
 _ROWS_SHOWN = 10
 
 
-def refuse_data(dataset: Dataset, outcome: Outcome) -> None:
+def refuse_data(dataset: Dataset, outcome: Outcome, rows_per_epoch: int) -> None:
     """Raise DataError for invalid rows that are not allowed, for leakage that is not, and where nothing is left."""
     _refuse_invalid_rows(dataset, outcome.tally)
     _refuse_leakage(dataset, outcome)
     _refuse_no_training_rows(outcome)
     _refuse_no_held_out_rows(dataset, outcome)
+    _refuse_empty_epoch(outcome, rows_per_epoch)
 
 
 def _refuse_invalid_rows(dataset: Dataset, tally: Tally) -> None:
@@ -98,3 +99,12 @@ def _refuse_no_held_out_rows(dataset: Dataset, outcome: Outcome) -> None:
         )
     if dataset.test is not None and not len(rows(Split.TEST)):
         raise DataError("No row of dataset.test can be used. Correct them; the report says what is wrong.")
+
+
+def _refuse_empty_epoch(outcome: Outcome, rows_per_epoch: int) -> None:
+    if not rows_per_epoch:
+        rows = len(outcome.choice.rows_of(Split.TRAIN))
+        raise DataError(
+            f"The weights of dataset.train let an epoch see none of the {rows:,} training rows. Raise weight, or bring "
+            "more rows."
+        )

@@ -135,7 +135,7 @@ class RowWorker:
     def _drop_invalid(self, problem: RowProblem, tally: Tally) -> None:
         redaction = self._cleaner.redaction
         # A reason names roles and labels, and so what somebody wrote.
-        reason = redaction.redactor.redact(problem.reason).text if redaction else problem.reason
+        reason = redaction.redact_reason(problem.reason) if redaction else problem.reason
         tally.drop(DropReason.INVALID, problem.place, reason, column=problem.column)
 
     def _fitting(

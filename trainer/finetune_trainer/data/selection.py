@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,6 +26,7 @@ Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 SplitNumbers = np.ndarray[tuple[int], np.dtype[np.int8]]
 Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
+Remainders = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ class Choice:
     # For dropped rows: why, and the earlier row that it repeats (or NOTHING).
     reasons: tuple[tuple[DropReason, Numbers], ...]
     repeats: Numbers
-    # Training rows that a validation or test row repeats, whatever was done about them.
+    # Training rows that a validation or test row repeats, whatever was done about them; and for each of all rows that
+    # other row (or NOTHING).
     leaked: Numbers
+    leaks: Numbers
 
     def rows_of(self, split: Split) -> Numbers:
         """The rows of a split, in order."""
@@ -69,7 +73,13 @@ class _Decision:
         self.split = split_of_source[facts.source]
         self.original = facts.copy == 0
         self.repeats = np.full(len(facts), NOTHING, np.int64)
+        self.leaks = np.full(len(facts), NOTHING, np.int64)
         self.reasons: list[tuple[DropReason, Numbers]] = []
+
+    @cached_property
+    def leaders(self) -> Numbers:
+        """For each row the original that it is a copy of, or itself."""
+        return np.maximum.accumulate(np.where(self.original, np.arange(len(self.facts)), 0))
 
     def drop(self, rows: Numbers, reason: DropReason) -> None:
         """Leave rows out that are still in."""
@@ -97,10 +107,15 @@ def choose_rows(facts: RowFacts, rules: Rules, near: NearRepeats | None, labels:
         _split_off_validation(decision, rules.validation_fraction, rules.seed)
     weight = np.array(rules.weights, np.float32)[facts.source]
     if rules.balance is not None:
-        weight = weight * _balance_classes(decision, rules.balance, rules.seed, labels)
+        weight = weight * _balance_classes(decision, rules.balance, rules.seed, labels, weight)
     _follow_originals(decision)
     return Choice(
-        decision.split, weight.astype(np.float32), tuple(decision.reasons), decision.repeats, leaked
+        decision.split,
+        weight.astype(np.float32),
+        tuple(decision.reasons),
+        decision.repeats,
+        leaked,
+        decision.leaks,
     )
 
 
@@ -129,10 +144,10 @@ def _find_leaked(decision: _Decision, near: NearRepeats | None) -> Numbers:
     together = np.concatenate([held_out, train])
     first = _first_with_key(decision.facts, together)[len(held_out) :]
     is_leaked = decision.split[first] != _TRAIN
-    decision.repeats[train[is_leaked]] = first[is_leaked]
+    decision.leaks[train[is_leaked]] = first[is_leaked]
     if near is not None:
         is_near = ~is_leaked & (near.leaks[train] != NOTHING)
-        decision.repeats[train[is_near]] = near.leaks[train[is_near]]
+        decision.leaks[train[is_near]] = near.leaks[train[is_near]]
         is_leaked |= is_near
     leaked: Numbers = train[is_leaked]
     return leaked
@@ -158,13 +173,14 @@ def _split_off_validation(decision: _Decision, fraction: float, seed: int) -> No
 
 
 def _stratified(groups: Numbers, strata: Numbers, fraction: float, seed: int) -> Numbers:
-    # Shares are rounded by largest remainder, so that the total is right also where every class is small.
+    # Shares are rounded by largest remainder, so that the total is right also where every class is small. Of no class
+    # all rows are taken: what is never trained on cannot be answered.
     random = np.random.RandomState([seed, 0x5E1EC7])
     values, counts = np.unique(strata, return_counts=True)
     wanted = min(max(1, round(fraction * len(groups))), len(groups) - 1)
     exact = counts * fraction
-    quota = np.floor(exact).astype(np.int64)
-    for index in np.argsort(quota - exact, kind="stable")[: max(0, wanted - int(quota.sum()))]:
+    quota = np.minimum(np.floor(exact).astype(np.int64), counts - 1)
+    for index in _with_most_left(exact - quota, counts - 1 - quota, wanted - int(quota.sum())):
         quota[index] += 1
     chosen = [
         random.permutation(groups[strata == value])[:count]
@@ -173,20 +189,31 @@ def _stratified(groups: Numbers, strata: Numbers, fraction: float, seed: int) ->
     return np.sort(np.concatenate(chosen))
 
 
-def _balance_classes(decision: _Decision, balance: Balance, seed: int, labels: Sequence[str]) -> Floats:
-    weight = np.ones(len(decision.facts), np.float32)
+def _with_most_left(remainders: Remainders, room: Numbers, wanted: int) -> list[int]:
+    """The classes that give one row more: those that lost most to rounding, and of these the larger ones first."""
+    order = np.lexsort((-room, -remainders))
+    return [int(index) for index in order if room[index] > 0][: max(0, wanted)]
+
+
+def _balance_classes(
+    decision: _Decision, balance: Balance, seed: int, labels: Sequence[str], weight: Floats
+) -> Floats:
+    """How much more often rows are seen for their class; copies as their originals."""
+    facts = decision.facts
     train = decision.in_split(_TRAIN)
-    train = train[decision.facts.label[train] >= 0]
-    names = [labels[label] for label in decision.facts.label[train]]
-    balanced = decide_balance(names, balance.max_ratio, balance.method, seed)
+    train = train[facts.label[train] >= 0]
+    names = [labels[label] for label in facts.label[train]]
+    copies = np.bincount(decision.leaders, minlength=len(facts))
+    seen = (weight[train] * copies[train]).tolist()
+    balanced = decide_balance(names, balance.max_ratio, balance.method, seed, seen)
     if balanced.keep is not None:
         decision.drop(train[~balanced.keep], DropReason.BALANCE)
-    weight[train] = [balanced.weights[name] for name in names]
-    return weight
+    factor = np.ones(len(facts), np.float32)
+    factor[train] = [balanced.weights[name] for name in names]
+    return factor[decision.leaders]
 
 
 def _follow_originals(decision: _Decision) -> None:
     """A copy is trained on where its original is; of others nothing is left."""
-    leader = np.maximum.accumulate(np.where(decision.original, np.arange(len(decision.facts)), 0))
     copies = np.flatnonzero(~decision.original)
-    decision.split[copies] = np.where(decision.split[leader[copies]] == _TRAIN, _TRAIN, DROPPED)
+    decision.split[copies] = np.where(decision.split[decision.leaders[copies]] == _TRAIN, _TRAIN, DROPPED)

@@ -99,7 +99,8 @@ class Spool:
         batch = pa.ipc.open_stream(pa.py_buffer(encoded)).read_next_batch()
         self._writer.write_batch(batch)
         for name in _FACTS:
-            self._facts[name].append(batch.column(name).to_numpy(zero_copy_only=False))
+            # Copied, or the view would keep the whole batch in memory.
+            self._facts[name].append(batch.column(name).to_numpy(zero_copy_only=False).copy())
         self._facts["key"].append(_keys(batch.column("key")).copy())
 
     def finish(self) -> RowFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,15 +15,19 @@ from typing import Literal
 
 from finetune_trainer.data.row_worker import Chunk, RowWorker, WorkedChunk, WorkerSettings
 from finetune_trainer.data.rows import Place, RawRow, RowProblem
-from finetune_trainer.errors import OutOfMemory
+from finetune_trainer.errors import OutOfMemory, StageError
 
 CHUNK_ROWS = 1000
+# Rows may be long: what is under way stays some 100 MB whatever their size.
+CHUNK_CHARACTERS = 4 * 1024 * 1024
+# The socket by which processes are forked stands in the temporary folder, and its whole path may have 107 bytes.
+_LONGEST_TEMPORARY_FOLDER = 60
 # Fewer chunks are done before a second process has started.
 _WORTH_PROCESSES = 4
 # Chunks under way for each process: enough that none waits, few enough that memory stays small.
 _AHEAD = 3
 
-_worker: RowWorker | None = None
+_worker: RowWorker | StageError | None = None
 
 
 def work_on(chunks: Iterator[Chunk], settings: WorkerSettings, processes: int) -> Iterator[WorkedChunk]:
@@ -39,8 +44,7 @@ def _work_in_processes(
     chunks: Iterator[Chunk], settings: WorkerSettings, processes: int
 ) -> Iterator[WorkedChunk]:
     # Forked from a process of its own that only imports: this one has threads, of the store's client and the tokenizer.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([RowWorker.__module__])
+    context = _context()
     under_way: deque[Future[WorkedChunk]] = deque()
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(settings,)) as pool:
         try:
@@ -59,14 +63,28 @@ def _work_in_processes(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _context() -> multiprocessing.context.BaseContext:
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TEMPORARY_FOLDER:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([RowWorker.__module__])
+    return context
+
+
 def _start(settings: WorkerSettings) -> None:
     global _worker
     # One process a CPU already; the tokenizer's own threads would fight for them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker = RowWorker(settings)
+    try:
+        _worker = RowWorker(settings)
+    except StageError as error:
+        # An error here would break the pool, and look like a process that was killed: the first chunk tells it.
+        _worker = error
 
 
 def _work(packed: _Packed) -> WorkedChunk:
+    if isinstance(_worker, StageError):
+        raise _worker
     assert _worker is not None
     return _worker.work(_unpack(packed))
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_api.spec import Task
-from finetune_trainer.data.pipeline import DataRefused
+from finetune_api.spec import DataFormat, DataSource, LossOn, Preparation, Task
+from finetune_trainer.data.digest import PREPARATION_VERSION
+from finetune_trainer.data.encoding import EncoderSettings
+from finetune_trainer.data.formats import FormatContext, decide_format
+from finetune_trainer.data.pipeline import DataRefused, chunks_of
 from finetune_trainer.data.report import DataReport, describe_sample, describe_summary
-from finetune_trainer.data.rows import Split
-from finetune_trainer.errors import DataError
+from finetune_trainer.data.row_worker import Chunk, RowWorker, WorkerSettings
+from finetune_trainer.data.rows import Place, RawRow, Split
+from finetune_trainer.data.sources import LocalFile, LocalSource
+from finetune_trainer.data.spool import Spool
+from finetune_trainer.errors import DataError, UserError
 from tests.builders.model_folders import CHATML, write_model_folder
 from tests.unit.trainer.data.preparing import Preparer, pair
 
@@ -31,6 +38,30 @@ def refusal(preparer: Preparer, *arguments: Any, **changes: Any) -> str:
     with pytest.raises(DataError) as caught:
         preparer.prepare(*arguments, **changes)
     return caught.value.message
+
+
+def local_source(folder: Path, rows: list[dict[str, object]]) -> LocalSource:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    settings = DataSource(source="s3://data/rows.jsonl")
+    return LocalSource(
+        "rows.jsonl", "dataset.train[0]", settings, Split.TRAIN, (LocalFile("rows.jsonl", path),)
+    )
+
+
+def worker_settings(model: Path) -> WorkerSettings:
+    row_format = decide_format(
+        DataSource(source="s3://data/f", format=DataFormat.INPUT_TARGET), "f", [pair()]
+    )
+    return WorkerSettings(
+        context=FormatContext(Task.CAUSAL_LM, None, ()),
+        preparation=Preparation(),
+        encoder=EncoderSettings(model, CHATML, "the model", LossOn.ASSISTANT, ()),
+        formats=(row_format,),
+        splits=(Split.TRAIN,),
+        files=("f",),
+        max_length=1024,
+    )
 
 
 def drop(**settings: Any) -> dict[str, Any]:
@@ -318,3 +349,129 @@ def test_the_report_counts_and_shows_rows_with_their_mask(preparer: Preparer) ->
     assert describe_summary(report).startswith("Prepared 2 of 3 rows (1 dropped: 1 invalid), ")
     on_disk = json.loads((prepared.folder / "data-report.json").read_text())
     assert DataReport.model_validate(on_disk) == report
+
+
+# --- many rows, odd rows ---------------------------------------------------------------------------------------
+
+
+def test_a_wrong_setting_is_told_as_such_also_where_processes_work(preparer: Preparer) -> None:
+    with pytest.raises(UserError, match="regex"):
+        preparer.prepare(
+            [pair(f"q{number}") for number in range(4500)],
+            processes=2,
+            preparation={"regex": [{"pattern": "(["}]},
+        )
+
+
+def test_lines_that_cannot_be_read_do_not_hide_the_format_of_those_behind_them(preparer: Preparer) -> None:
+    prepared = preparer.prepare(["{oops"] * 40 + [pair(f"q{number}") for number in range(50)], **drop())
+    assert prepared.report.rows_used == 50
+    assert prepared.dropped() == {"Invalid": 40}
+
+
+def test_long_rows_travel_in_small_chunks(model: Path, tmp_path: Path) -> None:
+    source = local_source(tmp_path, [pair("x" * 1_000_000) for _ in range(20)])
+    sizes = [len(chunk.rows) for chunk in chunks_of([source])]
+    assert sum(sizes) == 20
+    assert max(sizes) <= 6
+
+
+def test_what_is_decided_on_keeps_no_tokens_in_memory(model: Path, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.arrow")
+    settings = worker_settings(model)
+    rows = tuple(RawRow(Place("f", "line", number), pair()) for number in range(1, 5))
+    spool.add(RowWorker(settings).work(Chunk(0, rows)).encoded)
+    kept = [column for columns in spool._facts.values() for column in columns]
+    assert all(column.base is None or column.flags.owndata for column in kept)
+
+
+def test_weights_that_leave_an_epoch_empty_are_refused(preparer: Preparer) -> None:
+    message = refusal(preparer, [pair("a"), pair("b"), pair("c")], source={"weight": 0.01})
+    assert "let an epoch see none of the 3 training rows" in message
+
+
+def test_plain_text_needs_no_chat_template(preparer: Preparer) -> None:
+    for template in ("no roles here", "{% if %}", None):
+        prepared = preparer.prepare([{"text": "plain words"}] * 3, template=template)
+        assert prepared.report.mask_source == "of plain text every token and one end token are learned"
+        assert prepared.report.warnings == ()
+
+
+def test_a_source_that_gives_nothing_is_told(preparer: Preparer) -> None:
+    sources = {"a.jsonl": [pair(f"q{number}") for number in range(50)], "b.jsonl": [pair("q", "")]}
+    prepared = preparer.prepare(sources, **drop())
+    assert prepared.report.warnings == (
+        "dataset.train (s3://data/b.jsonl) gives no row: all that it has are left out.",
+    )
+
+
+def test_more_classes_than_an_instruction_can_name_are_refused(preparer: Preparer) -> None:
+    rows = [{"text": f"text {number}", "label": f"label {number}"} for number in range(1100)]
+    assert "more than 1,024 different labels" in refusal(preparer, rows)
+
+
+def test_texts_with_two_labels_are_told(preparer: Preparer) -> None:
+    rows = [{"text": "same", "label": "a"}, {"text": "same", "label": "b"}, {"text": "other", "label": "b"}]
+    assert any("1 rows have the text of another row and another label" in each
+               for each in preparer.prepare(rows).report.warnings)  # fmt: skip
+
+
+PRIVATE_NAMES: dict[str, list[object] | dict[str, bytes]] = {
+    "a long role": [pair(), {"messages": [{"role": "x" * 22 + " canary.alice@example.com", "content": "a"}]}],
+    "a header that is a row": {"rows.csv": b"13912345678,canary.alice@example.com,hello\n1,2,3\n"},
+    "a label": [{"text": "a", "label": "canary.alice@example.com"}, {"text": "b", "label": "c"}],
+}
+
+
+@pytest.mark.parametrize("case", PRIVATE_NAMES)
+def test_names_of_roles_columns_and_labels_are_redacted_too(
+    preparer: Preparer, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = ""
+    try:
+        prepared = preparer.prepare(PRIVATE_NAMES[case], preparation={"redact": ["Email", "Phone"]})
+        told = prepared.report.model_dump_json() + "".join(prepared.texts())
+    except DataRefused as refused:
+        told = refused.message + refused.report.model_dump_json()
+    except DataError as error:
+        told = error.message
+    for canary in ("canary.alice", "13912345678"):
+        assert canary not in told + caplog.text
+
+
+@pytest.mark.parametrize("leakage", ["Keep", "Fail", "Drop"])
+def test_leakage_names_the_held_out_row_whatever_else_a_row_repeats(preparer: Preparer, leakage: str) -> None:
+    train = [pair(f"{LONG} one"), pair(f"{LONG} two"), pair("How do I change my password?")]
+    settings = {"duplicates": "TFIDF", "duplicateThreshold": 0.7, "leakage": leakage}
+    try:
+        report = preparer.prepare(train, validation_rows=[pair(LONG)], preparation=settings).report
+    except DataRefused as refused:
+        report = refused.report
+    assert [(each.where, each.repeats) for each in report.leakage] == [
+        ("s3://data/train.jsonl line 1", "s3://data/validation.jsonl line 1"),
+        ("s3://data/train.jsonl line 2", "s3://data/validation.jsonl line 1"),
+    ]
+
+
+# --- what a digest stands for ----------------------------------------------------------------------------------
+
+EVERYTHING = {
+    "unicode": "NFKC", "fullWidth": "Narrow", "noise": ["HTML", "Markup", "ControlCharacters"],
+    "regex": [{"pattern": "foo", "action": "Replace", "replacement": "bar"}],
+    "redact": ["Email", "Phone", "IDCard", "BankCard", "IPAddress"], "duplicates": "MinHash", "duplicateThreshold": 0.8,
+}  # fmt: skip
+
+
+def test_the_same_preparation_gives_the_same_rows_in_every_release(preparer: Preparer) -> None:
+    """Prepared data are shared by their digest. If this fails on purpose, raise digest.PREPARATION_VERSION."""
+    rows = [
+        pair("<p>Where is my &amp; parcel?</p>", "**On** its way, call ＋８６ 13912345678"),
+        pair("foo #1", "mail a.b@example.com or 203.0.113.9"),
+        pair(LONG), pair(f"{LONG}!"), pair("我的订单在哪里？ﬁ", "已发货\u200b"),
+    ]  # fmt: skip
+    prepared = preparer.prepare(rows, validation={"fraction": 0.25}, preparation=EVERYTHING)
+    kept = hashlib.sha256("\n".join(prepared.texts() + prepared.texts(Split.VALIDATION)).encode()).hexdigest()
+    assert (PREPARATION_VERSION, kept) == (
+        2,
+        "f853de78335b979280c2e500caf499d40c2faf3c55d03ef0db8e39c5cb221781",
+    )

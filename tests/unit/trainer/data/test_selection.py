@@ -58,7 +58,7 @@ def choose(
     found = None
     if near is not None or leaks is not None:
         nothing = [NOTHING] * len(rows)
-        found = NearRepeats(np.array(near or nothing), np.array(leaks or nothing), {})
+        found = NearRepeats(np.array(near or nothing), np.array(leaks or nothing), {}, {})
     return choose_rows(rows, Rules(**rules), found, labels)
 
 
@@ -94,7 +94,7 @@ def test_a_training_row_that_validation_or_test_repeats_goes() -> None:
     assert list(choice.rows_of(VALIDATION)) == [4]
     assert list(choice.rows_of(TEST)) == [5]
     assert dropped(choice) == {"Leakage": [1, 2]}
-    assert list(choice.repeats[[1, 2]]) == [4, 5]
+    assert list(choice.leaks[[1, 2]]) == [4, 5]
 
 
 @pytest.mark.parametrize("leakage", [Leakage.KEEP, Leakage.FAIL])
@@ -202,3 +202,39 @@ def test_copies_are_trained_on_only_beside_their_originals() -> None:
     for row in (0, 2, 4):
         assert held_out.split[row + 1] == (0 if held_out.split[row] == 0 else DROPPED)
     assert len(held_out.rows_of(VALIDATION)) == 1
+
+
+def seen_by_class(choice: Choice, labels: list[int]) -> Counter[int]:
+    seen = Counter[int]()
+    for row in choice.rows_of(TRAIN):
+        seen[labels[row]] += round(float(choice.weight[row]) * 1000)
+    return seen
+
+
+def test_classes_are_balanced_with_the_copies_that_are_made_of_their_rows() -> None:
+    labels = [0] * 24 + [1, 1]
+    copies = [number % 2 for number in range(24)] + [0, 1]
+    choice = choose(
+        facts(letters(26), labels=labels, copies=copies), labels=("many", "few"), balance=Balance(max_ratio=3)
+    )
+    seen = seen_by_class(choice, labels)
+    assert seen[0] <= 3.01 * seen[1]
+    assert choice.weight[24] == choice.weight[25] > 1
+
+
+@pytest.mark.parametrize("method", BalanceMethod)
+def test_classes_are_balanced_with_the_weights_of_their_sources(method: BalanceMethod) -> None:
+    labels, sources = [0] * 30 + [1] * 10, [0] * 30 + [1] * 10
+    choice = choose(
+        facts(letters(40), labels=labels, sources=sources), labels=("a", "b"), splits=(TRAIN, TRAIN),
+        weights=(5.0, 1.0), balance=Balance(max_ratio=3, method=method),
+    )  # fmt: skip
+    seen = seen_by_class(choice, labels)
+    assert seen[0] <= 3.01 * seen[1]
+
+
+def test_no_class_is_only_validated_on() -> None:
+    labels = [0] * 40 + [1, 2, 3, 4, 5]
+    choice = choose(facts(letters(45), labels=labels), validation_fraction=0.2)
+    assert {labels[row] for row in choice.rows_of(TRAIN)} == {0, 1, 2, 3, 4, 5}
+    assert len(choice.rows_of(VALIDATION)) == 9

@@ -7,6 +7,7 @@ references into characters, invisible ones too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _EXCERPT_CHARACTERS = 120
 _NO_CHANGES: Mapping[str, int] = {}
+# A quoted name, or the words, that end in the mark of a cut: half of a number is not recognised as one.
+_CUT_NAME = re.compile(r"(?<=')[^']* …(?=')|[^,;()']* …")
 
 _COMPOSITION = {UnicodeForm.NFC: compose, UnicodeForm.NFKC: compose_compatibly}
 _NOISE_STEPS: Mapping[Noise, Step] = {
@@ -60,6 +63,10 @@ class RedactionStep:
     """Puts placeholders in place of what identifies people."""
 
     redactor: Redactor
+
+    def redact_reason(self, reason: str) -> str:
+        """Redact a sentence that names columns, roles or labels. Of names that were cut nothing is left to show."""
+        return self.redactor.redact(_CUT_NAME.sub("…", reason)).text
 
     def run(self, example: Example, changes: Changes) -> Example:
         """Redact every text; what tools are told and answer too."""
