@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -37,7 +37,7 @@ from finetune_trainer.hubs.network import (
     refuse_metadata_address,
     refuse_metadata_proxies,
 )
-from finetune_trainer.hubs.refusals import HubAnswer, does_heal, failure_of, untrusted_certificate
+from finetune_trainer.hubs.refusals import HubAnswer, does_heal, failure_of, understood, untrusted_certificate
 from finetune_trainer.hubs.retrying import TryAgain
 
 _MAX_REDIRECTS = 5
@@ -105,16 +105,8 @@ class HuggingFaceClient:
         except httpx2.RequestError as error:
             raise _of_connection(endpoint, error) from error
 
-    @contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Raise UserError where an answer is not what this hub's API gives: a login page, another server."""
-        try:
-            yield
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self._endpoint} does not answer as Hugging Face does ({type(error).__name__}: {str(error)[:100]}). "
-                "If HF_ENDPOINT is set, check that it is a hub; else look for a proxy that answers in its place."
-            ) from error
+    def _understood(self) -> AbstractContextManager[None]:
+        return understood(self._endpoint, "Hugging Face", "HF_ENDPOINT")
 
 
 # --- the session -----------------------------------------------------------------------------------------------

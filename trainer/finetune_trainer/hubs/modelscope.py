@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -29,7 +29,13 @@ from finetune_trainer.hubs.network import (
     refuse_metadata_address,
     refuse_metadata_proxies,
 )
-from finetune_trainer.hubs.refusals import HubAnswer, failure_of, missing_revision, untrusted_certificate
+from finetune_trainer.hubs.refusals import (
+    HubAnswer,
+    failure_of,
+    missing_revision,
+    understood,
+    untrusted_certificate,
+)
 from finetune_trainer.hubs.retrying import TryAgain
 
 _MAIN_BRANCH = "master"
@@ -114,17 +120,8 @@ class ModelScopeClient:
         except (HubError, requests.RequestException) as error:
             raise _of_connection(endpoint, error) from error
 
-    @contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Raise UserError where an answer is not what this hub's API gives: a login page, another server."""
-        try:
-            yield
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self._endpoint} does not answer as ModelScope does ({type(error).__name__}: {str(error)[:100]}). "
-                "If MODELSCOPE_ENDPOINT is set, check that it is a hub; else look for a proxy that answers in its "
-                "place."
-            ) from error
+    def _understood(self) -> AbstractContextManager[None]:
+        return understood(self._endpoint, "ModelScope", "MODELSCOPE_ENDPOINT")
 
 
 # --- the sessions ----------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ Both hubs hide private repositories: one that a token may not see looks like one
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from finetune_trainer.errors import UserError
@@ -131,3 +133,15 @@ def _because(answer: HubAnswer) -> str:
 def _cut(message: str) -> str:
     text = " ".join(message.split())
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+@contextmanager
+def understood(endpoint: str, hub: str, variable: str) -> Iterator[None]:
+    """Raise UserError where an answer is not what the hub's API gives: a login page, another server."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{endpoint} does not answer as {hub} does ({type(error).__name__}: {str(error)[:100]}). "
+            f"If {variable} is set, check that it is a hub; else look for a proxy that answers in its place."
+        ) from error
