@@ -258,7 +258,7 @@ class Outcome:
         if not len(rows):
             return
         labels = [self.settings.context.labels[label] for label in self.facts.label[rows]]
-        found = find_contradictions(self.spool.text_keys()[rows], labels)
+        found = find_contradictions(self.facts.text_key[rows], labels)
         if found.count:
             row, earlier = (self.place(int(rows[each])) for each in found.pairs[0])
             yield f"{found.count} rows have the text of another row and another label (the first: {row}, {earlier})."

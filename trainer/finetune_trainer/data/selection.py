@@ -16,7 +16,7 @@ from finetune_trainer.data.balance import decide_balance
 from finetune_trainer.data.near_duplicates import NOTHING, NearRepeats
 from finetune_trainer.data.rows import DropReason, Split
 from finetune_trainer.data.similarity import exact_duplicates
-from finetune_trainer.data.spool import RowFacts
+from finetune_trainer.data.spool import Keys, RowFacts
 
 SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 _TRAIN, _VALIDATION = 0, 1
@@ -122,15 +122,15 @@ def choose_rows(facts: RowFacts, rules: Rules, near: NearRepeats | None, labels:
 def _drop_exact_duplicates(decision: _Decision) -> None:
     for number in range(len(SPLITS)):
         rows = decision.in_split(number)
-        first = _first_with_key(decision.facts, rows)
+        first = _first_with_key(decision.facts.key, rows)
         repeated = rows[first != rows]
         decision.repeats[repeated] = first[first != rows]
         decision.drop(repeated, DropReason.DUPLICATE)
 
 
-def _first_with_key(facts: RowFacts, rows: Numbers) -> Numbers:
+def _first_with_key(keys: Keys, rows: Numbers) -> Numbers:
     """For each of `rows` the first one of them with the same key."""
-    repeats = exact_duplicates(facts.key[rows]).repeats
+    repeats = exact_duplicates(keys[rows]).repeats
     first: Numbers = rows[np.where(repeats == NOTHING, np.arange(len(rows)), repeats)]
     return first
 
@@ -142,7 +142,7 @@ def _find_leaked(decision: _Decision, near: NearRepeats | None) -> Numbers:
         return np.zeros(0, np.int64)
     # The held-out rows stand first, so that a training row's first equal is one of them.
     together = np.concatenate([held_out, train])
-    first = _first_with_key(decision.facts, together)[len(held_out) :]
+    first = _first_with_key(decision.facts.key, together)[len(held_out) :]
     is_leaked = decision.split[first] != _TRAIN
     decision.leaks[train[is_leaked]] = first[is_leaked]
     if near is not None:
@@ -164,7 +164,8 @@ def _split_off_validation(decision: _Decision, fraction: float, seed: int) -> No
     train = decision.in_split(_TRAIN)
     if not len(train):
         return
-    leaders = _first_with_key(decision.facts, train)
+    # Also where they have different labels: the question would be known, and answered otherwise.
+    leaders = _first_with_key(decision.facts.text_key, train)
     groups = np.unique(leaders)
     has_labels = bool(np.any(decision.facts.label[train] >= 0))
     strata = (decision.facts.label if has_labels else decision.facts.source)[groups].astype(np.int64)

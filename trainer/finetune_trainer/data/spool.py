@@ -29,6 +29,7 @@ _FACTS: dict[str, np.dtype[Any]] = {
     "length": np.dtype(np.int32),
     "learned_count": np.dtype(np.int32),
 }
+_KEYS = ("key", "text_key")
 SCHEMA = pa.schema(
     [
         pa.field("source", pa.int16()),
@@ -75,6 +76,8 @@ class RowFacts:
     learned_count: np.ndarray[tuple[int], np.dtype[np.int32]]
     # [rows, 16]: equal for rows that say the same.
     key: Keys
+    # The same, whatever label the rows have; where none has one it is the key.
+    text_key: Keys
 
     def __len__(self) -> int:
         return len(self.source)
@@ -92,7 +95,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer = pa.ipc.new_file(str(path), SCHEMA)
-        self._facts: dict[str, list[Any]] = {name: [] for name in (*_FACTS, "key")}
+        self._facts: dict[str, list[Any]] = {name: [] for name in (*_FACTS, *_KEYS)}
 
     def add(self, encoded: bytes) -> None:
         """Append what a worker made."""
@@ -101,7 +104,10 @@ class Spool:
         for name in _FACTS:
             # Copied, or the view would keep the whole batch in memory.
             self._facts[name].append(batch.column(name).to_numpy(zero_copy_only=False).copy())
-        self._facts["key"].append(_keys(batch.column("key")).copy())
+        key = _keys(batch.column("key")).copy()
+        self._facts["key"].append(key)
+        has_labels = batch.column("text_key").null_count < batch.num_rows
+        self._facts["text_key"].append(_keys(batch.column("text_key")).copy() if has_labels else key)
 
     def finish(self) -> RowFacts:
         """Close the file; return the facts of all its rows."""
@@ -109,9 +115,10 @@ class Spool:
         columns: dict[str, Any] = {
             name: np.concatenate([np.zeros(0, dtype), *self._facts[name]]) for name, dtype in _FACTS.items()
         }
-        key = np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *self._facts["key"]])
+        nothing = np.zeros((0, KEY_BYTES), np.uint8)
+        keys = {name: np.concatenate([nothing, *self._facts[name]]) for name in _KEYS}
         self._facts.clear()
-        return RowFacts(**columns, key=key)
+        return RowFacts(**columns, **keys)
 
     def batches(self) -> Iterator[Any]:
         """The record batches in order, memory-mapped."""
@@ -123,11 +130,6 @@ class Spool:
         """The values of one column, row by row."""
         for batch in self.batches():
             yield from batch.column(name).to_pylist()
-
-    def text_keys(self) -> Keys:
-        """The keys without labels, [rows, 16]; of rows without a label zeros."""
-        found = [_keys(batch.column("text_key")) for batch in self.batches()]
-        return np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *found])
 
 
 def _keys(column: Any) -> Keys:  # noqa: ANN401

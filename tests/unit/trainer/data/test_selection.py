@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ TRAIN, VALIDATION, TEST = Split.TRAIN, Split.VALIDATION, Split.TEST
 def facts(
     texts: str, *, sources: Sequence[int] = (), labels: Sequence[int] = (), copies: Sequence[int] = ()
 ) -> RowFacts:
-    """A row for each letter; the letter is what it says."""
+    """A row for each letter; the letter is what it says, large and small letters the same with another label."""
     count = len(texts)
     keys = b"".join(letter.encode().ljust(KEY_BYTES, b"-") for letter in texts)
     return RowFacts(
@@ -34,6 +35,7 @@ def facts(
         length=np.full(count, 10, np.int32),
         learned_count=np.full(count, 5, np.int32),
         key=np.frombuffer(keys, np.uint8).reshape(-1, KEY_BYTES),
+        text_key=np.frombuffer(keys.lower(), np.uint8).reshape(-1, KEY_BYTES),
     )  # fmt: skip
 
 
@@ -121,7 +123,7 @@ def test_a_held_out_row_is_never_a_duplicate_of_a_training_row() -> None:
 
 
 def letters(count: int) -> str:
-    return "".join(chr(ord("A") + number) for number in range(count))
+    return "".join(chr(ord("一") + number) for number in range(count))
 
 
 def test_the_fraction_is_set_apart_and_the_rest_stays() -> None:
@@ -161,6 +163,13 @@ def test_rows_that_say_the_same_stay_on_one_side() -> None:
     sides = [{texts[row] for row in choice.rows_of(split)} for split in (TRAIN, VALIDATION)]
     assert sides[0] & sides[1] == set()
     assert len(sides[1]) == 5
+
+
+def test_texts_with_two_labels_stay_on_one_side() -> None:
+    texts = ascii_uppercase + ascii_uppercase.lower()
+    choice = choose(facts(texts), validation_fraction=0.25)
+    sides = [{texts[row].lower() for row in choice.rows_of(split)} for split in (TRAIN, VALIDATION)]
+    assert sides[0] & sides[1] == set()
 
 
 def test_a_single_row_is_not_set_apart() -> None:
