@@ -54,7 +54,7 @@ SUITES = (
     Suite("lock", ("uv", "lock", "--check"), 0.2),
     pytest_suite("architecture", 0.5, "tests/architecture"),
     pytest_suite("unit", 3, "tests/unit"),
-    pytest_suite("integration", 20, "tests/integration"),
+    pytest_suite("integration", 25, "tests/integration"),
     pytest_suite("e2e", 12, "tests/e2e"),
 )
 # Only where they are named: what takes too long for every day.
