@@ -185,8 +185,14 @@ def _layout(job: FineTuneJob) -> RunLayout:
 def _summarise(job: FineTuneJob, base: FineTuneJobStatus, standing: Standing) -> tuple[Phase, str, str]:
     match standing:
         case Succeeded(after_prepare_only=True):
-            told = f"{_prepared(base)} The report stands at {base.outputs.report_uri}; spec.stopAfter is Prepare."
-            return Phase.SUCCEEDED, Reason.STOPPED_AFTER_PREPARE, told.strip()
+            # A pod that left no message has told of no report.
+            uri = base.outputs.report_uri
+            report = (
+                f"The report stands at {uri}; spec.stopAfter is Prepare."
+                if uri
+                else "spec.stopAfter is Prepare."
+            )
+            return Phase.SUCCEEDED, Reason.STOPPED_AFTER_PREPARE, f"{_prepared(base)} {report}".strip()
         case Suspended():
             return Phase.SUSPENDED, Reason.SUSPENDED, _say_suspended(base)
         case Stopping():

@@ -502,3 +502,14 @@ def test_a_dry_run_ends_after_prepare() -> None:
         f"{SUMMARY} The report stands at s3://models/support-bot/runs/bot-01234567/data-report.html; "
         "spec.stopAfter is Prepare."
     )
+
+
+def test_a_dry_run_that_left_no_message_names_no_report() -> None:
+    prepare = make_child()
+
+    plan = plan_for(make_job(stopAfter="Prepare"), observe(prepare, make_ended_pod(prepare)))
+
+    assert plan.status.reason == Reason.STOPPED_AFTER_PREPARE
+    assert plan.status.message is not None
+    assert plan.status.message.endswith("spec.stopAfter is Prepare.")
+    assert "None" not in plan.status.message
