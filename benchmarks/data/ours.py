@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from finetune_api.spec import Dataset, LossOn, Task
-from finetune_trainer.data.encoding import EncoderSettings
+from finetune_trainer.data.encoding import EncoderSettings, ExampleEncoder
 from finetune_trainer.data.pipeline import DataRequest, prepare_data
 from finetune_trainer.data.rows import Split
 from finetune_trainer.data.sources import LocalFile, LocalSource
@@ -57,7 +57,9 @@ def _request(options: argparse.Namespace) -> DataRequest:
         labels=(),
         seed=42,
         sources=(source,),
-        encoder=EncoderSettings(options.tokenizer, None, "the model", LossOn.ASSISTANT, ()),
+        encoder=ExampleEncoder.build(
+            EncoderSettings(options.tokenizer, None, "the model", LossOn.ASSISTANT, ())
+        ),
         max_length=1024,
         words=(),
         processes=options.processes,

@@ -24,7 +24,7 @@ from finetune_api.layout import FileEntry, RunLayout, Sha256
 from finetune_api.spec import FineTuneJobSpec, Store
 from finetune_trainer.capacity import bytes_of
 from finetune_trainer.errors import ObjectMissing, StorageUnavailable, UserError
-from finetune_trainer.file_entries import sha256_of_file
+from finetune_trainer.file_entries import missing_objects, sha256_of_file
 from finetune_trainer.hubs import HubRepository, RepositoryAddress, RepositoryKind
 from finetune_trainer.hubs.address import parse_hub_uri
 from finetune_trainer.hubs.retrying import Patience
@@ -161,7 +161,7 @@ def is_complete(store: ObjectStore, uri: str, digest: str) -> bool:
         manifest = ModelManifest.model_validate_json(store.read_bytes(f"{uri}/{MODEL_MANIFEST_NAME}"))
     except (ObjectMissing, ValidationError):
         return False
-    return manifest.digest == digest and not _missing(store, uri, manifest.files)
+    return manifest.digest == digest and not missing_objects(store, uri, manifest.files)
 
 
 def bring_model(origin: ModelOrigin, names: Sequence[str], store: ObjectStore, uri: str, digest: str) -> None:
@@ -201,13 +201,8 @@ def _uploaded(store: ObjectStore, uri: str, entry: FileEntry) -> str:
     raise _gone(uri, entry.name)
 
 
-def _missing(store: ObjectStore, uri: str, entries: Iterable[FileEntry]) -> list[str]:
-    sizes = {info.name: info.size_bytes for info in store.list_objects(uri)}
-    return [entry.name for entry in entries if sizes.get(entry.name) != entry.size_bytes]
-
-
 def _commit(store: ObjectStore, uri: str, manifest: ModelManifest) -> None:
-    if missing := _missing(store, uri, manifest.files):
+    if missing := missing_objects(store, uri, manifest.files):
         raise _gone(uri, missing[0])
     data, manifest_uri = (manifest.model_dump_json(indent=2) + "\n").encode(), f"{uri}/{MODEL_MANIFEST_NAME}"
     if not store.write_bytes(manifest_uri, data, only_if_absent=True):

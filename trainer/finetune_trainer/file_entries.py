@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune_api.layout import FileEntry
+
+if TYPE_CHECKING:  # boto3 would be imported wherever a file is hashed
+    from finetune_trainer.storage import ObjectStore
 
 _HASH_BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -27,6 +32,12 @@ def file_problem(path: Path, entry: FileEntry) -> str | None:
     if sha256_of_file(path) != entry.sha256:
         return f"{entry.name} does not have the SHA-256 of its manifest"
     return None
+
+
+def missing_objects(store: ObjectStore, folder_uri: str, entries: Iterable[FileEntry]) -> list[str]:
+    """Names of the entries that the store does not have in full length."""
+    sizes = {info.name: info.size_bytes for info in store.list_objects(folder_uri)}
+    return [entry.name for entry in entries if sizes.get(entry.name) != entry.size_bytes]
 
 
 def sha256_of_file(path: Path) -> str:

@@ -125,15 +125,6 @@ def _vocabulary_size(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> 
     return min(rows) if rows else config.vocab_size
 
 
-def refuse_long_rows(context_length: int | None, max_length: int) -> None:
-    """Raise UserError where rows would be longer than the model's context."""
-    if context_length is not None and max_length > context_length:
-        raise UserError(
-            f"dataset.preparation.maxLength {max_length} is longer than the model's context of {context_length} "
-            f"tokens. Set maxLength to at most {context_length}."
-        )
-
-
 def refuse_large_tokenizer(facts: BaseModelFacts, tokenizer_size: int) -> None:
     """Raise UserError where the tokenizer has tokens outside the model's vocabulary."""
     if tokenizer_size > facts.vocabulary_size:

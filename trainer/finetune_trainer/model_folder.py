@@ -58,7 +58,21 @@ class ModelFolder(Protocol):
         ...
 
 
-class ModelConfig(BaseModel):
+class DeclaredContext(BaseModel):
+    """How long a row the model can read, as config.json says."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    max_position_embeddings: int | None = None
+    n_positions: int | None = None
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest row in tokens; None where config.json does not say."""
+        return self.max_position_embeddings or self.n_positions
+
+
+class ModelConfig(DeclaredContext):
     """What we read of config.json."""
 
     # The rest is kept for unsupported_models.py to look at.
@@ -67,8 +81,6 @@ class ModelConfig(BaseModel):
     architectures: list[str] | None = None
     model_type: str = ""
     vocab_size: int = 0
-    max_position_embeddings: int | None = None
-    n_positions: int | None = None
     auto_map: dict[str, JsonValue] | None = None
     quantization_config: dict[str, JsonValue] | None = None
 
@@ -94,7 +106,7 @@ class DeclaredModel:
     @property
     def context_length(self) -> int | None:
         """The longest row that the model can read, in tokens."""
-        return self.config.max_position_embeddings or self.config.n_positions
+        return self.config.context_length
 
 
 def read_declared_model(folder: ModelFolder) -> DeclaredModel:

@@ -26,9 +26,8 @@ from finetune_api.spec import FineTuneJobSpec, Store
 from finetune_api.termination import PreparedFacts, TerminationMessage
 from finetune_trainer.base_model import FoundModel, find_base_model
 from finetune_trainer.capacity import refuse_small_pods
-from finetune_trainer.cgroup import usable_cpus
 from finetune_trainer.data.digest import dataset_digest
-from finetune_trainer.data.encoding import EncoderSettings, ExampleEncoder
+from finetune_trainer.data.encoding import ExampleEncoder
 from finetune_trainer.data.pipeline import DataRefused, DataRequest, PreparedData, prepare_data
 from finetune_trainer.data.prepared import (
     REPORT_FILE_NAME,
@@ -40,11 +39,12 @@ from finetune_trainer.data.report import DataReport, describe_summary
 from finetune_trainer.data.sources import LocalSource, fetch_sources
 from finetune_trainer.data.tokenization import TOKENIZER_FILES
 from finetune_trainer.data.word_list import fetch_word_groups
+from finetune_trainer.data_request import build_data_request
 from finetune_trainer.earlier_run import find_earlier_run, refuse_differences
 from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.file_entries import missing_objects
 from finetune_trainer.hubs.datasets import open_hub_dataset
-from finetune_trainer.model_files import inspect_model, refuse_large_tokenizer, refuse_long_rows
-from finetune_trainer.row_lengths import decide_max_length
+from finetune_trainer.model_files import inspect_model, refuse_large_tokenizer
 from finetune_trainer.run_file import BaseModelFacts, DatasetFacts, RunFile, RunSettings, save_run_file
 from finetune_trainer.run_report import complete_report, log_report, save_report
 from finetune_trainer.steps import StepPlan, decide_steps
@@ -91,12 +91,13 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
         )
         found = find_base_model(spec, layout, stores.open, work / "model")
         model = inspect(found, spec) if found.is_stored else None
-        request = data_request(spec, sources, found, fetch_words(spec, stores, work / "words"), work)
-        encoder = ExampleEncoder.build(request.encoder)
-        data = prepared_data(output, layout, request, encoder, work)
+        request = data_request(
+            spec, sources, found, fetch_words(spec, stores, work / "words"), work / "tokenizer"
+        )
+        data = prepared_data(output, layout, request, work)
         # Last, since a large model takes longer than everything else, and broken data make it useless.
         model = model or inspect(found, spec)
-        refuse_large_tokenizer(model, encoder.vocabulary_size)
+        refuse_large_tokenizer(model, request.encoder.vocabulary_size)
     _log_model(model)
     plan = decide_steps(data.manifest.rows_per_epoch, spec.training)
     logger.info("the run has %d steps: %s", plan.total_steps, plan.explanation)
@@ -175,37 +176,20 @@ def data_request(
     sources: Sequence[LocalSource],
     found: FoundModel,
     words: tuple[tuple[str, ...], ...],
-    work: Path,
+    tokenizer: Path,
 ) -> DataRequest:
-    """What is to be prepared, and how."""
-    context_length = found.declared.context_length
-    max_length = decide_max_length(spec.dataset.preparation, context_length)
-    refuse_long_rows(context_length, max_length)
-    found.fetch(TOKENIZER_FILES, work / "tokenizer")
-    return DataRequest(
-        dataset=spec.dataset,
-        task=spec.task,
-        labels=tuple(spec.labels or ()),
-        seed=spec.training.seed,
-        sources=tuple(sources),
-        encoder=encoder_settings(spec, found, work / "tokenizer"),
-        max_length=max_length,
-        words=words,
-        processes=usable_cpus(),
-    )
-
-
-def encoder_settings(spec: FineTuneJobSpec, found: FoundModel, tokenizer: Path) -> EncoderSettings:
-    """How rows become tokens. dataset.chatTemplate goes before the model's own template."""
-    own = spec.dataset.chat_template
-    if own is not None:
-        logger.info("chat template: dataset.chatTemplate replaces the model's own")
-    return EncoderSettings(
-        tokenizer_directory=tokenizer,
-        chat_template=own,
-        template_origin="dataset.chatTemplate" if own is not None else found.folder.origin,
-        loss_on=spec.dataset.loss_on,
-        labels=tuple(spec.labels or ()),
+    """What is to be prepared, and how, with the model's tokenizer brought into a folder."""
+    found.fetch(TOKENIZER_FILES, tokenizer)
+    return build_data_request(
+        spec.dataset,
+        spec.task,
+        tuple(spec.labels or ()),
+        spec.training.seed,
+        sources,
+        words,
+        model=found.folder.origin,
+        tokenizer=tokenizer,
+        context_length=found.declared.context_length,
     )
 
 
@@ -220,11 +204,9 @@ def fetch_words(spec: FineTuneJobSpec, stores: Stores, folder: Path) -> tuple[tu
 # --- the prepared data -----------------------------------------------------------------------------------------
 
 
-def prepared_data(
-    store: ObjectStore, layout: RunLayout, request: DataRequest, encoder: ExampleEncoder, work: Path
-) -> _Data:
+def prepared_data(store: ObjectStore, layout: RunLayout, request: DataRequest, work: Path) -> _Data:
     """Find the prepared data in the store, or prepare them. Data that are refused leave their report behind."""
-    digest = dataset_digest(request, encoder.fingerprint())
+    digest = dataset_digest(request)
     uri = layout.prepared_uri(digest)
     if (found := _find_prepared(store, uri, digest)) is not None:
         logger.info("the same rows, tokenizer and settings were prepared before: using %s", uri)
@@ -237,7 +219,7 @@ def prepared_data(
         save_report(store, layout, refused.report)
         raise DataError(f"{refused.message} Report: {layout.data_report_uri}") from refused
     log_report(prepared.report)
-    facts = _manifest(digest, prepared, encoder)
+    facts = _manifest(digest, prepared, request.encoder)
     return _Data(save_prepared(store, uri, folder, facts), prepared.report)
 
 
@@ -246,8 +228,7 @@ def _find_prepared(store: ObjectStore, uri: str, digest: str) -> _Data | None:
     manifest = load_prepared_manifest(store, uri)
     if manifest is None or manifest.digest != digest:
         return None
-    sizes = {info.name: info.size_bytes for info in store.list_objects(uri)}
-    if any(sizes.get(entry.name) != entry.size_bytes for entry in manifest.files):
+    if missing_objects(store, uri, manifest.files):
         logger.warning("the prepared data at %s are not complete any more; preparing them again", uri)
         return None
     try:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from finetune_api.spec import (
     DataFormat,
@@ -27,28 +27,23 @@ from finetune_api.spec import (
     Task,
     Training,
 )
-from finetune_trainer.cgroup import usable_cpus
-from finetune_trainer.data.batches import order_rows
 from finetune_trainer.data.digest import dataset_digest
-from finetune_trainer.data.encoding import EncoderSettings, ExampleEncoder
-from finetune_trainer.data.files.compression import unpack_file
-from finetune_trainer.data.files.containers import is_compressed_columnar
 from finetune_trainer.data.pipeline import DataRefused, DataRequest, prepare_data
 from finetune_trainer.data.prepared import PreparedRows, split_file_name
-from finetune_trainer.data.report import DataReport, add_forecast, forecast_run, render_html
+from finetune_trainer.data.report import DataReport, render_html
 from finetune_trainer.data.report.text import render_text
+from finetune_trainer.data.row_sizes import RowSizes
 from finetune_trainer.data.rows import Split
-from finetune_trainer.data.sources import LocalFile, LocalSource
+from finetune_trainer.data.sources import LocalFile, LocalSource, unpack_columnar
 from finetune_trainer.data.sources.folders import readable_names
 from finetune_trainer.data.tokenization import TOKENIZER_FILE, TOKENIZER_FILES
+from finetune_trainer.data_request import build_data_request
 from finetune_trainer.errors import DataError, StageError, UserError
 from finetune_trainer.hubs import Hub, HubRepository, RepositoryAddress, RepositoryKind
 from finetune_trainer.hubs.address import HubToken, is_hub_uri, parse_hub_uri
 from finetune_trainer.hubs.retrying import Patience
-from finetune_trainer.micro_batch_bound import decide_micro_batch_bound
-from finetune_trainer.model_files import refuse_long_rows
-from finetune_trainer.model_folder import CONFIG_FILE
-from finetune_trainer.row_lengths import decide_max_length
+from finetune_trainer.model_folder import CONFIG_FILE, DeclaredContext
+from finetune_trainer.run_report import report_with_forecast
 from finetune_trainer.steps import decide_steps
 
 DEFAULT_MODEL = "hf://Qwen/Qwen3-0.6B"
@@ -93,55 +88,33 @@ def preview(
         origin = model or settings.model.source
         tokenizer = find_tokenizer(origin, settings.model, work / "model")
         request = _request(settings, sources, origin, tokenizer)
-        digest = dataset_digest(request, ExampleEncoder.build(request.encoder).fingerprint())
         prepared = work / "prepared"
         prepared.mkdir()
         try:
-            data = prepare_data(request, digest, prepared, work)
+            data = prepare_data(request, dataset_digest(request), prepared, work)
         except DataRefused as refused:
             return refused.report, refused
         rows = PreparedRows(prepared / split_file_name(Split.TRAIN))
-        return _with_forecast(data.report, rows, data.rows_per_epoch, settings), None
+        sizes = RowSizes(rows.lengths, rows.weights)
+        plan = decide_steps(data.rows_per_epoch, settings.training)
+        report = report_with_forecast(data.report, sizes, plan, settings.training, settings.parallelism)
+        return report, None
 
 
 def _request(
     settings: Settings, sources: tuple[LocalSource, ...], origin: str, tokenizer: Path
 ) -> DataRequest:
-    dataset = settings.dataset
-    own_template, context_length = dataset.chat_template, _context_length(tokenizer)
-    max_length = decide_max_length(dataset.preparation, context_length)
-    refuse_long_rows(context_length, max_length)
-    return DataRequest(
-        dataset=dataset,
-        task=settings.task,
-        labels=settings.labels,
-        seed=settings.training.seed,
-        sources=sources,
-        encoder=EncoderSettings(
-            tokenizer_directory=tokenizer,
-            chat_template=own_template,
-            template_origin="dataset.chatTemplate" if own_template is not None else origin,
-            loss_on=dataset.loss_on,
-            labels=settings.labels,
-        ),
-        max_length=max_length,
+    return build_data_request(
+        settings.dataset,
+        settings.task,
+        settings.labels,
+        settings.training.seed,
+        sources,
         words=(),
-        processes=usable_cpus(),
+        model=origin,
+        tokenizer=tokenizer,
+        context_length=_context_length(tokenizer),
     )
-
-
-def _with_forecast(
-    report: DataReport, rows: PreparedRows, rows_per_epoch: int, settings: Settings
-) -> DataReport:
-    training, gpus = settings.training, settings.parallelism.gpus_per_node
-    forecast = forecast_run(
-        rows.lengths,
-        order_rows(rows.weights, training.global_batch_size, training.seed),
-        total_steps=decide_steps(rows_per_epoch, training).total_steps,
-        micro_batch_tokens=decide_micro_batch_bound(training, "cuda" if gpus else "cpu", 0).tokens,
-        world_size=settings.parallelism.nodes * max(1, gpus),
-    )
-    return add_forecast(report, forecast)
 
 
 # --- settings --------------------------------------------------------------------------------------------------
@@ -220,16 +193,8 @@ def _local_source(path: Path, number: int, settings: DataSource, work: Path) -> 
     else:
         raise UserError(f"{path} does not exist. Name a file or a folder with rows.")
     settings = settings.model_copy(update={"source": None, "inline": None})
-    ready = tuple(_unpacked(file, work / str(place)) for place, file in enumerate(files))
+    ready = tuple(unpack_columnar(file, work / str(place)) for place, file in enumerate(files))
     return LocalSource(label, field, settings, Split.TRAIN, ready)
-
-
-def _unpacked(file: LocalFile, target: Path) -> LocalFile:
-    if not is_compressed_columnar(file.label, file.path):
-        return file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unpack_file(file.label, file.path, target)
-    return LocalFile(file.label, target)
 
 
 # --- the tokenizer ---------------------------------------------------------------------------------------------
@@ -289,20 +254,13 @@ def _fetch_tokenizer(source: str, model: Model, directory: Path) -> Path:
     return directory
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    max_position_embeddings: int | None = None
-    n_positions: int | None = None
-
-
 def _context_length(folder: Path) -> int | None:
     """The model's context, which bounds the default of maxLength; None where the folder does not say."""
     try:
-        config = _Config.model_validate_json((folder / CONFIG_FILE).read_bytes())
+        config = DeclaredContext.model_validate_json((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
-    return config.max_position_embeddings or config.n_positions
+    return config.context_length
 
 
 # --- telling ---------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from finetune_api.job_file import JobFile
 from finetune_api.layout import RunLayout
-from finetune_api.spec import FineTuneJobSpec, StopAfter
+from finetune_api.spec import FineTuneJobSpec, Parallelism, StopAfter, Training
 from finetune_trainer.data.batches import order_rows
 from finetune_trainer.data.report import (
     DataReport,
@@ -17,10 +18,12 @@ from finetune_trainer.data.report import (
     forecast_run,
     render_html,
 )
-from finetune_trainer.data.row_sizes import load_sizes
+from finetune_trainer.data.row_sizes import RowSizes, load_sizes
 from finetune_trainer.micro_batch_bound import decide_micro_batch_bound
 from finetune_trainer.steps import StepPlan
-from finetune_trainer.storage import ObjectStore
+
+if TYPE_CHECKING:  # the preview has no store
+    from finetune_trainer.storage import ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +32,31 @@ def complete_report(
     store: ObjectStore, uri: str, report: DataReport, job: JobFile, plan: StepPlan
 ) -> DataReport:
     """Add what the data mean for this run: its steps, and how much of a batch would be padding."""
-    training, sizes = job.spec.training, load_sizes(store, uri)
-    device_type = "cuda" if job.spec.parallelism.gpus_per_node else "cpu"
+    spec = job.spec
+    report = add_warnings(report, _not_done_yet(spec))
+    sizes = load_sizes(store, uri)
+    return report_with_forecast(report, sizes, plan, spec.training, spec.parallelism, job.memory_backoff)
+
+
+def report_with_forecast(
+    report: DataReport,
+    sizes: RowSizes,
+    plan: StepPlan,
+    training: Training,
+    parallelism: Parallelism,
+    memory_backoff: int = 0,
+) -> DataReport:
+    """Add the forecast of a run with these settings over rows of these sizes."""
+    gpus = parallelism.gpus_per_node
+    bound = decide_micro_batch_bound(training, "cuda" if gpus else "cpu", memory_backoff)
     forecast = forecast_run(
         sizes.lengths,
         order_rows(sizes.weights, training.global_batch_size, training.seed),
         total_steps=plan.total_steps,
-        micro_batch_tokens=decide_micro_batch_bound(training, device_type, job.memory_backoff).tokens,
-        world_size=job.spec.parallelism.nodes * max(1, job.spec.parallelism.gpus_per_node),
+        micro_batch_tokens=bound.tokens,
+        world_size=parallelism.nodes * max(1, gpus),
     )
-    return add_forecast(add_warnings(report, _not_done_yet(job.spec)), forecast)
+    return add_forecast(report, forecast)
 
 
 def _not_done_yet(spec: FineTuneJobSpec) -> tuple[str, ...]:

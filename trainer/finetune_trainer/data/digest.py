@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pydantic import JsonValue
 
@@ -16,12 +16,12 @@ from finetune_trainer.file_entries import sha256_of_file
 # Raise it when the same rows and settings would give other tokens, another mask or another choice of rows, also when
 # the default of a setting changes.
 PREPARATION_VERSION = 2
-# What of a source makes its rows; the rest is how it is reached.
 _SETS = ("noise", "redact")
+# What of a source makes its rows; the rest is how it is reached.
 _MAKES_ROWS = {"format", "columns", "max_rows", "inline", "weight"}
 
 
-def dataset_digest(request: DataRequest, encoder_fingerprint: Mapping[str, object]) -> str:
+def dataset_digest(request: DataRequest) -> str:
     """SHA-256 over everything that the rows depend on: files, settings, tokenizer and template."""
     ingredients = {
         "version": PREPARATION_VERSION,
@@ -33,7 +33,7 @@ def dataset_digest(request: DataRequest, encoder_fingerprint: Mapping[str, objec
         "seed": request.seed,
         "words": request.words,
         "sources": [_source(source) for source in request.sources],
-        "encoder": dict(encoder_fingerprint),
+        "encoder": request.encoder.fingerprint(),
     }
     encoded = json.dumps(ingredients, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(encoded.encode()).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +55,15 @@ class ExampleEncoder:
     def build(cls, settings: EncoderSettings) -> ExampleEncoder:
         """Load the tokenizer. The chat template is looked at when it is needed: plain text needs none."""
         return cls(settings, load_tokenizer(settings.tokenizer_directory))
+
+    @property
+    def settings(self) -> EncoderSettings:
+        """What another process builds the same encoder from."""
+        return self._settings
+
+    def with_labels(self, labels: tuple[str, ...]) -> ExampleEncoder:
+        """The same encoder for these classes; the tokenizer is not loaded again."""
+        return ExampleEncoder(replace(self._settings, labels=labels), self._tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[TokenizedRow | RowProblem]:
         """Tokenise examples, in their order; one that the chat template refuses is a RowProblem.

@@ -61,16 +61,12 @@ class Outcome:
 
     sources: Sequence[LocalSource]
     settings: WorkerSettings
+    encoder: ExampleEncoder
     spool: Spool
     facts: RowFacts
     choice: Choice
     near: NearRepeats | None
     tally: Tally
-
-    @cached_property
-    def encoder(self) -> ExampleEncoder:
-        """For words about tokens, and back to text."""
-        return ExampleEncoder.build(self.settings.encoder)
 
     def count_dropped(self) -> None:
         """Add to the tally what was decided about rows as a whole."""

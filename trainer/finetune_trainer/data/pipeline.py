@@ -16,7 +16,7 @@ from pathlib import Path
 from finetune_api.spec import DataFormat, Dataset, Duplicates, Task
 from finetune_trainer.data.batches import order_rows
 from finetune_trainer.data.cleaning import Cleaner
-from finetune_trainer.data.encoding import EncoderSettings
+from finetune_trainer.data.encoding import ExampleEncoder
 from finetune_trainer.data.formats import FormatContext, RowFormat, decide_format, label_of
 from finetune_trainer.data.near_duplicates import find_near_repeats
 from finetune_trainer.data.outcome import Outcome
@@ -51,7 +51,7 @@ class DataRequest:
     labels: tuple[str, ...]
     seed: int
     sources: tuple[LocalSource, ...]
-    encoder: EncoderSettings
+    encoder: ExampleEncoder
     max_length: int
     words: tuple[tuple[str, ...], ...]
     processes: int
@@ -81,15 +81,17 @@ def prepare_data(request: DataRequest, digest: str, folder: Path, work: Path) ->
     """
     formats = decide_formats(request.sources, _reason_redactor(request.dataset))
     labels = request.labels or collect_labels(request.sources, formats)
-    settings = _worker_settings(request, formats, labels)
+    encoder = request.encoder.with_labels(tuple(labels))
+    settings = _worker_settings(request, formats, encoder)
     tally, spool = Tally(), Spool(work / "spool.arrow")
-    for worked in _with_progress(work_on(chunks_of(request.sources), settings, request.processes), tally):
+    worked_chunks = work_on(chunks_of(request.sources), settings, encoder, request.processes)
+    for worked in _with_progress(worked_chunks, tally):
         spool.add(worked.encoded)
         tally.merge(worked.tally)
     facts = spool.finish()
     near = find_near_repeats(spool, facts, settings.splits, request.dataset.preparation, work)
     choice = choose_rows(facts, _rules(request), near, labels)
-    outcome = Outcome(request.sources, settings, spool, facts, choice, near, tally)
+    outcome = Outcome(request.sources, settings, encoder, spool, facts, choice, near, tally)
     outcome.count_dropped()
     weights = choice.weight[choice.rows_of(Split.TRAIN)]
     rows_per_epoch = order_rows(weights, 1, request.seed).rows_per_epoch
@@ -159,12 +161,12 @@ def _refuse_many_labels(found: Collection[str]) -> None:
 
 
 def _worker_settings(
-    request: DataRequest, formats: tuple[RowFormat | None, ...], labels: Sequence[str]
+    request: DataRequest, formats: tuple[RowFormat | None, ...], encoder: ExampleEncoder
 ) -> WorkerSettings:
     return WorkerSettings(
-        context=FormatContext(request.task, request.dataset.system_prompt, tuple(labels)),
+        context=FormatContext(request.task, request.dataset.system_prompt, encoder.settings.labels),
         preparation=request.dataset.preparation,
-        encoder=replace(request.encoder, labels=tuple(labels)),
+        encoder=encoder.settings,
         formats=formats,
         splits=_source_splits(request),
         files=tuple(file for source in request.sources for file in _file_labels(source)),

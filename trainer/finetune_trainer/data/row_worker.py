@@ -86,10 +86,10 @@ class _Prepared:
 class RowWorker:
     """Works on chunks. One a process."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, encoder: ExampleEncoder) -> None:
         self._settings = settings
         self._cleaner = Cleaner.build(settings.preparation)
-        self._encoder = ExampleEncoder.build(settings.encoder)
+        self._encoder = encoder
         self._augmenter = _build_augmenter(settings)
         self._file_numbers = {file: number for number, file in enumerate(settings.files)}
         self._label_numbers = {label: number for number, label in enumerate(settings.context.labels)}

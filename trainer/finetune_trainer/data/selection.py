@@ -22,7 +22,6 @@ SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 _TRAIN, _VALIDATION = 0, 1
 DROPPED = -1
 
-Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 SplitNumbers = np.ndarray[tuple[int], np.dtype[np.int8]]
 Floats = np.ndarray[tuple[int], np.dtype[np.float32]]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Literal
 
+from finetune_trainer.data.encoding import ExampleEncoder
 from finetune_trainer.data.row_worker import Chunk, RowWorker, WorkedChunk, WorkerSettings
 from finetune_trainer.data.rows import Place, RawRow, RowProblem
 from finetune_trainer.errors import OutOfMemory, StageError
@@ -30,12 +31,14 @@ _AHEAD = 3
 _worker: RowWorker | StageError | None = None
 
 
-def work_on(chunks: Iterator[Chunk], settings: WorkerSettings, processes: int) -> Iterator[WorkedChunk]:
-    """Work on all chunks, in this process where they are few."""
+def work_on(
+    chunks: Iterator[Chunk], settings: WorkerSettings, encoder: ExampleEncoder, processes: int
+) -> Iterator[WorkedChunk]:
+    """Work on all chunks, in this process, with its encoder, where they are few."""
     first = list(islice(chunks, _WORTH_PROCESSES))
     everything = chain(first, chunks)
     if processes == 1 or len(first) < _WORTH_PROCESSES:
-        worker = RowWorker(settings)
+        worker = RowWorker(settings, encoder)
         return (worker.work(chunk) for chunk in everything)
     return _work_in_processes(everything, settings, processes)
 
@@ -76,7 +79,7 @@ def _start(settings: WorkerSettings) -> None:
     # One process a CPU already; the tokenizer's own threads would fight for them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        _worker = RowWorker(settings)
+        _worker = RowWorker(settings, ExampleEncoder.build(settings.encoder))
     except StageError as error:
         # An error here would break the pool, and look like a process that was killed: the first chunk tells it.
         _worker = error

@@ -105,7 +105,10 @@ class Preparer:
             path.write_bytes(rows if isinstance(rows, bytes) else _lines(rows))
             file = LocalFile(f"s3://data/{name}", path)
             local.append(LocalSource(file.label, f"dataset.{split}", source_settings, split, (file,)))
-        encoder = EncoderSettings(self.model, template, "the model", LossOn(parsed.loss_on), labels)
+        settings_of_encoder = EncoderSettings(
+            self.model, template, "the model", LossOn(parsed.loss_on), labels
+        )
+        encoder = ExampleEncoder.build(settings_of_encoder)
         request = DataRequest(
             dataset=parsed,
             task=task,
@@ -118,7 +121,7 @@ class Preparer:
             processes=processes,
         )
         prepared = prepare_data(request, "d" * 64, folder, work)
-        return Prepared(folder, prepared.report, prepared.rows_per_epoch, ExampleEncoder.build(encoder))
+        return Prepared(folder, prepared.report, prepared.rows_per_epoch, encoder)
 
 
 def _lines(rows: Rows) -> bytes:

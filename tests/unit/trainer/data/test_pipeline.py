@@ -11,7 +11,7 @@ import pytest
 
 from finetune_api.spec import DataFormat, DataSource, LossOn, Preparation, Task
 from finetune_trainer.data.digest import PREPARATION_VERSION
-from finetune_trainer.data.encoding import EncoderSettings
+from finetune_trainer.data.encoding import EncoderSettings, ExampleEncoder
 from finetune_trainer.data.formats import FormatContext, decide_format
 from finetune_trainer.data.pipeline import DataRefused, chunks_of
 from finetune_trainer.data.report import DataReport, describe_sample, describe_summary
@@ -380,7 +380,8 @@ def test_what_is_decided_on_keeps_no_tokens_in_memory(model: Path, tmp_path: Pat
     spool = Spool(tmp_path / "spool.arrow")
     settings = worker_settings(model)
     rows = tuple(RawRow(Place("f", "line", number), pair()) for number in range(1, 5))
-    spool.add(RowWorker(settings).work(Chunk(0, rows)).encoded)
+    worker = RowWorker(settings, ExampleEncoder.build(settings.encoder))
+    spool.add(worker.work(Chunk(0, rows)).encoded)
     kept = [column for columns in spool._facts.values() for column in columns]
     assert all(column.base is None or column.flags.owndata for column in kept)
 

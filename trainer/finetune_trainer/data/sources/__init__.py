@@ -4,7 +4,13 @@ What a row says is not looked at yet. A row that cannot be read is a RowProblem 
 read is a DataError, and a source that is not there a UserError.
 """
 
-from finetune_trainer.data.sources.fetching import HubDataset, HubOpener, StoreOpener, fetch_sources
+from finetune_trainer.data.sources.fetching import (
+    HubDataset,
+    HubOpener,
+    StoreOpener,
+    fetch_sources,
+    unpack_columnar,
+)
 from finetune_trainer.data.sources.local import LocalFile, LocalSource
 from finetune_trainer.data.sources.reading import file_notes, read_rows
 
@@ -17,4 +23,5 @@ __all__ = [
     "fetch_sources",
     "file_notes",
     "read_rows",
+    "unpack_columnar",
 ]

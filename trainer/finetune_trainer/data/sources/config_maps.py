@@ -17,7 +17,5 @@ def config_map_file(uri: str, field: str) -> LocalFile:
     if not path.is_file():
         present = sorted(found.name for found in directory.glob("*") if found.is_file())
         has = f"it has {', '.join(present[:10])}" if present else "it has no keys, or is not mounted"
-        raise UserError(
-            f"{field}.source {uri}: ConfigMap '{name}' has no key '{key}' ({has}). Add or correct it."
-        )
+        raise UserError(f"{field} {uri}: ConfigMap '{name}' has no key '{key}' ({has}). Add or correct it.")
     return LocalFile(uri, path)

@@ -92,7 +92,7 @@ def _fetch(wanted: _Wanted, openers: _Openers, directory: Path) -> LocalSource:
         return LocalSource(f"{wanted.field}.inline", wanted.field, wanted.settings, wanted.split, ())
     files = _fetch_files(uri, wanted, openers, directory / "fetched")
     unpacked = tuple(
-        _unpacked(file, directory / "unpacked" / str(number)) for number, file in enumerate(files)
+        unpack_columnar(file, directory / "unpacked" / str(number)) for number, file in enumerate(files)
     )
     return LocalSource(uri, wanted.field, wanted.settings, wanted.split, unpacked)
 
@@ -105,12 +105,13 @@ def _fetch_files(uri: str, wanted: _Wanted, openers: _Openers, directory: Path) 
     if uri.startswith("pvc://"):
         return claim_files(uri, field)
     if uri.startswith("configMap://"):
-        return [config_map_file(uri, field)]
+        return [config_map_file(uri, f"{field}.source")]
     directory.mkdir(parents=True, exist_ok=True)
     return list(openers.open_hub(uri, settings, field).fetch(directory))
 
 
-def _unpacked(file: LocalFile, target: Path) -> LocalFile:
+def unpack_columnar(file: LocalFile, target: Path) -> LocalFile:
+    """The file itself, or, of a compressed one that is read from its end, an unpacked copy at `target`."""
     # Here and not when rows are read: they are read more than once.
     if not is_compressed_columnar(file.label, file.path):
         return file
