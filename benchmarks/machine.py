@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 MIB = 1024**2
+# More of others' work than this, in cores, and the figures are no measure.
+QUIET_CORES = 0.2
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Fields of /proc/stat's first line that are not work: idle and iowait. Guest time is counted in user already.
 _IDLE_FIELDS, _COUNTED_FIELDS = (3, 4), 8

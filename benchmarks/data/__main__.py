@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -16,8 +15,9 @@ from benchmarks.data.environment import install_prepare_environment
 from benchmarks.data.memory import run_watched
 from benchmarks.data.second_prepare import measure_second_prepare
 from benchmarks.data.similarity import measure_similarity
-from benchmarks.machine import Usage, describe_machine, describe_versions
-from benchmarks.report import RESULTS, write_report
+from benchmarks.machine import QUIET_CORES, Usage, describe_machine, describe_versions
+from benchmarks.options import parse_options
+from benchmarks.report import write_report
 
 PACKAGES = (
     "tokenizers",
@@ -29,7 +29,6 @@ PACKAGES = (
     "jinja2",
     "finetune-operator",
 )
-QUIET_CORES = 0.2
 MEMORY_MIB = 2048
 _OURS, _RIVAL = "benchmarks.data.ours", "benchmarks.data.rival"
 
@@ -116,7 +115,7 @@ MEASUREMENTS: dict[str, Callable[[Scale, Path], Sequence[Bar]]] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Measure. Returns 1 where a measurement broke; a missed bar is a result like any other."""
-    options = _parse(arguments)
+    options = parse_options("data", __doc__, list(MEASUREMENTS), arguments)
     machine, began, before = describe_machine(), time.monotonic(), Usage.now()
     bars = [bar for name in options.only or MEASUREMENTS for bar in _measure(name, options.quick)]
     foreign_cores = before.foreign_cores(Usage.now())
@@ -143,18 +142,6 @@ def _measure(name: str, quick: bool) -> Sequence[Bar]:
     for bar in bars:
         print(bar, flush=True)
     return bars
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=[], choices=list(MEASUREMENTS))
-    parser.add_argument("--quick", action="store_true", help="small numbers: a test of the benchmark itself")
-    parser.add_argument("--output", type=Path, help="the result file")
-    options = parser.parse_args(arguments)
-    is_whole = not options.quick and not options.only
-    # Parts and trials never overwrite a whole result.
-    options.output = options.output or RESULTS / ("data.json" if is_whole else "data-partial.json")
-    return options
 
 
 if __name__ == "__main__":

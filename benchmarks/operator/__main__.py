@@ -11,10 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.bars import Bar, JsonObject, broken_bar
-from benchmarks.machine import Usage, describe_machine, describe_versions
+from benchmarks.machine import QUIET_CORES, Usage, describe_machine, describe_versions
 from benchmarks.operator.deletion import measure_deletion
 from benchmarks.operator.image import measure_image
 from benchmarks.operator.latency import measure_latency
@@ -25,14 +24,13 @@ from benchmarks.operator.startup import measure_startup
 from benchmarks.operator.throughput import measure_throughput
 from benchmarks.operator.world import OpenWorld, new_world, share
 from benchmarks.operator.writes import measure_writes
-from benchmarks.report import RESULTS, write_report
+from benchmarks.options import parse_options
+from benchmarks.report import write_report
 from devcluster.programs import PROGRAMS
 
 Measure = Callable[[OpenWorld, Scale], Awaitable[Sequence[Bar]]]
 PACKAGES = ("kopf", "kubernetes", "aiohttp", "pydantic", "finetune-operator")
 COMPONENTS = ("kube-apiserver", "etcd")
-# More of others' work than this, in cores, and the figures are no measure.
-QUIET_CORES = 0.2
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ class Outcome:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure. Returns 1 where a measurement broke; a missed bar is a result like any other."""
-    options = _parse(arguments)
+    every = [bar for each in MEASUREMENTS for bar in each.bars]
+    options = parse_options("operator", __doc__, every, arguments)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     machine, began = describe_machine(), time.monotonic()
     outcomes = asyncio.run(
@@ -153,19 +152,6 @@ def _print_summary(options: argparse.Namespace, foreign_cores: float, seconds: f
         print("A quick run shows that everything works; its figures mean nothing.")
     elif foreign_cores > QUIET_CORES:
         print(f"Others kept {foreign_cores:.1f} cores busy meanwhile: measure again on a quiet machine.")
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    every = [bar for each in MEASUREMENTS for bar in each.bars]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.operator", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=[], choices=every, metavar="BAR", help=", ".join(every))
-    parser.add_argument("--quick", action="store_true", help="small numbers: a test of the benchmark itself")
-    parser.add_argument("--output", type=Path, help="the result file")
-    options = parser.parse_args(arguments)
-    is_whole = not options.quick and not options.only
-    # Parts and trials never overwrite a whole result.
-    options.output = options.output or RESULTS / ("operator.json" if is_whole else "operator-partial.json")
-    return options
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from finetune_api.spec import Balance, Leakage
 from finetune_trainer.data.balance import decide_balance
 from finetune_trainer.data.near_duplicates import NOTHING, NearRepeats
 from finetune_trainer.data.rows import DropReason, Split
-from finetune_trainer.data.similarity import exact_duplicates
+from finetune_trainer.data.similarity import exact_duplicates, find_leakage
 from finetune_trainer.data.spool import Keys, RowFacts
 
 SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
@@ -139,11 +139,10 @@ def _find_leaked(decision: _Decision, near: NearRepeats | None) -> Numbers:
     train, held_out = decision.in_split(_TRAIN), decision.in_split(*range(_VALIDATION, len(SPLITS)))
     if not len(held_out):
         return np.zeros(0, np.int64)
-    # The held-out rows stand first, so that a training row's first equal is one of them.
-    together = np.concatenate([held_out, train])
-    first = _first_with_key(decision.facts.key, together)[len(held_out) :]
-    is_leaked = decision.split[first] != _TRAIN
-    decision.leaks[train[is_leaked]] = first[is_leaked]
+    key = decision.facts.key
+    found = find_leakage(key[train], key[held_out])
+    is_leaked = found != NOTHING
+    decision.leaks[train[is_leaked]] = held_out[found[is_leaked]]
     if near is not None:
         is_near = ~is_leaked & (near.leaks[train] != NOTHING)
         decision.leaks[train[is_near]] = near.leaks[train[is_near]]

@@ -32,14 +32,7 @@ _FACTS: dict[str, np.dtype[Any]] = {
 _KEYS = ("key", "text_key")
 SCHEMA = pa.schema(
     [
-        pa.field("source", pa.int16()),
-        pa.field("file", pa.int32()),
-        pa.field("number", pa.int64()),
-        pa.field("is_line", pa.bool_()),
-        pa.field("copy", pa.int8()),
-        pa.field("label", pa.int32()),
-        pa.field("length", pa.int32()),
-        pa.field("learned_count", pa.int32()),
+        *(pa.field(name, pa.from_numpy_dtype(dtype)) for name, dtype in _FACTS.items()),
         pa.field("key", pa.binary(KEY_BYTES)),
         # The same without the label, of rows that have one.
         pa.field("text_key", pa.binary(KEY_BYTES)),
