@@ -93,11 +93,14 @@ def choose_artifact(job: Job, merged: bool | None) -> Artifact:
     uri = outputs.merged_uri if is_merged else outputs.adapter_uri
     if uri is None and is_merged:
         raise CommandError(
-            f"FineTuneJob '{job.name}' has no merged model (spec.output.merged.enabled is false). "
-            "Pull the adapter: --adapter."
+            f"FineTuneJob '{job.name}' has no merged model (spec.output.merged.enabled is false, or spec.method.type "
+            "cannot be merged). Pull the adapter: --adapter."
         )
     if uri is None:
-        raise CommandError(f"FineTuneJob '{job.name}' names no adapter in status.outputs. Pull --merged.")
+        raise CommandError(
+            f"FineTuneJob '{job.name}' has no adapter (spec.output.adapter is false, or spec.method.type is Full). "
+            "Pull the merged model: --merged."
+        )
     # The status holds one digest, that of the model that ships: merged where there is one.
     is_main = is_merged or outputs.merged_uri is None
     return Artifact(uri.rstrip("/"), is_merged, outputs.manifest_digest if is_main else None)

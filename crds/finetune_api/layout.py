@@ -153,7 +153,7 @@ class CurrentPointer(ApiModel):
     schema_version: int = 1
     run: str
     job_uid: str
-    adapter_uri: str
+    adapter_uri: str | None = None
     merged_uri: str | None
     manifest_digest: Sha256
     completed: str

@@ -35,7 +35,7 @@ class TrainedFacts(ApiModel):
 class ExportedFacts(ApiModel):
     """What export wrote and proved."""
 
-    adapter_uri: str
+    adapter_uri: str | None = None
     merged_uri: str | None = None
     manifest_digest: str
     merge_max_logit_difference: float | None = None

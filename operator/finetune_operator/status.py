@@ -198,12 +198,7 @@ def _summarise(job: FineTuneJob, base: FineTuneJobStatus, standing: Standing) ->
         case Stopping():
             return _summarise_stopping(job, standing)
         case Succeeded():
-            where = base.outputs.merged_uri or base.outputs.adapter_uri
-            return (
-                Phase.SUCCEEDED,
-                Reason.SUCCEEDED,
-                f"The model stands at {where}." if where else "All stages are done.",
-            )
+            return Phase.SUCCEEDED, Reason.SUCCEEDED, _say_where(base.outputs)
         case Failed(reason, message):
             return Phase.FAILED, reason.value, message
         case Restarting(attempt, at):
@@ -220,6 +215,14 @@ def _summarise(job: FineTuneJob, base: FineTuneJobStatus, standing: Standing) ->
             return _phase_before_start(stage, number), reason, refusal.message if refusal else ""
         case Active():
             return _summarise_active(job, standing)
+
+
+def _say_where(outputs: Outputs) -> str:
+    if outputs.merged_uri:
+        return f"The model stands at {outputs.merged_uri}."
+    if outputs.adapter_uri:
+        return f"The adapter stands at {outputs.adapter_uri}; it is used with its base model."
+    return "All stages are done."
 
 
 def _say_suspended(base: FineTuneJobStatus) -> str:

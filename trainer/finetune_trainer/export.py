@@ -1,4 +1,4 @@
-"""The export stage, on a CPU pod: adapter and merged model into the store, proven equal, then declared current.
+"""The export stage, on a CPU pod: adapter and merged model into the store, proven right, then declared current.
 
 Killed and started again it does its work anew and writes the same bytes; what an earlier attempt committed stands.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
-from transformers import AutoConfig
 
 from finetune_api.job_file import JobFile
 from finetune_api.layout import (
@@ -23,6 +23,7 @@ from finetune_api.layout import (
     CurrentPointer,
 )
 from finetune_api.reasons import Reason
+from finetune_api.spec import MethodType
 from finetune_api.termination import ExportedFacts, TerminationMessage, TrainedFacts
 from finetune_trainer.adapters import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME
 from finetune_trainer.artifacts import (
@@ -33,28 +34,28 @@ from finetune_trainer.artifacts import (
     upload_folder,
 )
 from finetune_trainer.base_model import base_model_store
+from finetune_trainer.compared_rows import load_compared_rows
 from finetune_trainer.current_pointer import move_current
-from finetune_trainer.data.prepared import (
-    SAMPLE_FILE_NAME,
-    PreparedRows,
-    TokenizedRow,
-    download_prepared,
-    write_rows,
-)
-from finetune_trainer.data.step_batches import PackedRows, pack_rows
+from finetune_trainer.data.step_batches import PackedRows
+from finetune_trainer.deliverables import Deliverables, can_be_merged, decide_deliverables
 from finetune_trainer.errors import ObjectMissing, UserError
 from finetune_trainer.fetching import fetch_base_model
 from finetune_trainer.logs import quiet_libraries
-from finetune_trainer.merging import MergedModel, load_deltas, write_merged
-from finetune_trainer.model_card import build_card
-from finetune_trainer.packaging import write_model_config, write_tokenizer
+from finetune_trainer.merging.adapter_changes import read_adapter_changes
+from finetune_trainer.merging.full_changes import read_full_changes
+from finetune_trainer.merging.merged_model import MergedModel, write_merged
+from finetune_trainer.model_card import Proof, build_card
+from finetune_trainer.packaging import has_tied_embeddings, write_merged_config, write_tokenizer
+from finetune_trainer.reloaded_adapter import check_reloaded_adapter
 from finetune_trainer.run_file import RunFile, load_run_file
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.tensor_files import TensorFiles
 from finetune_trainer.trained import download_trained, load_trained_facts
 from finetune_trainer.verification import (
+    Compared,
     LogitComparison,
-    compare_logits,
+    compare_with_adapter,
+    compare_with_trained,
     ensure_logits_agree,
     ensure_tensors_equal,
 )
@@ -62,9 +63,6 @@ from finetune_trainer.work_directory import WorkDirectory
 
 logger = logging.getLogger(__name__)
 
-_COMPARED_ROWS = 32
-# The end of each row, where the answer stands. It bounds the time: a 7B model on two cores computes minutes as it is.
-_COMPARED_TOKENS = 128
 _COMPARISON_NAME = "verification.json"
 
 
@@ -88,6 +86,16 @@ class Inputs:
         """merged/ as it will stand in the store."""
         return self.work.root / "merged"
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the whole model was trained; else it was an adapter."""
+        return self.job.spec.method.type is MethodType.FULL
+
+    @property
+    def rows(self) -> PackedRows:
+        """What models are run on."""
+        return load_compared_rows(self.store, self.run_file.dataset.prepared_uri, self.work.data)
+
 
 def run(job: JobFile, job_path: Path) -> TerminationMessage:
     """Export the run's result. `job_path` is not needed here."""
@@ -98,32 +106,35 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
     if facts is None:
         facts = export(job, store)
     move_current(store, job.layout, _pointer(job, facts))
-    place = facts.merged_uri or facts.adapter_uri
-    return TerminationMessage(reason=Reason.EXPORTED, message=f"The model is at {place}.", exported=facts)
+    return TerminationMessage(reason=Reason.EXPORTED, message=describe_result(job, facts), exported=facts)
 
 
 def export(job: JobFile, store: ObjectStore) -> ExportedFacts:
     """Build, upload, verify, commit."""
-    inputs = fetch_inputs(job, store)
-    upload_adapter(inputs)
-    comparison = upload_merged(inputs) if job.spec.output.merged.enabled else None
-    upload_cards(inputs, comparison)
-    return commit(inputs, comparison)
+    inputs, wanted = fetch_inputs(job, store), decide_deliverables(job.spec)
+    if wanted.adapter:
+        upload_adapter(inputs)
+    proof = prove_merged(inputs) if wanted.merged else prove_adapter(inputs)
+    upload_cards(inputs, wanted, proof)
+    return commit(inputs, wanted, proof)
 
 
 def load_exported(store: ObjectStore, job: JobFile) -> ExportedFacts | None:
     """What an earlier attempt committed; None unless all of it is there."""
-    layout, needs_merged = job.layout, job.spec.output.merged.enabled
-    adapter = load_manifest(store, layout.adapter_uri, ARTIFACT_MANIFEST_NAME)
-    merged = load_manifest(store, layout.merged_uri, ARTIFACT_MANIFEST_NAME) if needs_merged else None
-    if adapter is None or (needs_merged and merged is None):
+    layout, wanted = job.layout, decide_deliverables(job.spec)
+    folders = {layout.adapter_uri: wanted.adapter, layout.merged_uri: wanted.merged}
+    manifests = [
+        load_manifest(store, uri, ARTIFACT_MANIFEST_NAME) for uri, is_wanted in folders.items() if is_wanted
+    ]
+    found = [manifest for manifest in manifests if manifest is not None]
+    if len(found) < len(manifests):
         return None
     logger.info("an earlier attempt exported this run")
-    return _facts(job, merged or adapter, _load_comparison(store, job) if merged else None)
+    return _facts(job, wanted, found[-1], _load_comparison(store, job) if wanted.merged else None)
 
 
 def fetch_inputs(job: JobFile, store: ObjectStore) -> Inputs:
-    """Bring the base model and the trained adapter onto the disk."""
+    """Bring the base model and what was trained onto the disk."""
     work, layout = WorkDirectory.from_environment(), job.layout
     run_file, trained = load_run_file(store, layout), load_trained_facts(store, layout)
     if trained is None:
@@ -143,82 +154,107 @@ def upload_adapter(inputs: Inputs) -> None:
     """Build adapter/: weights and configuration as trained, tokenizer and chat template beside them."""
     for name in (ADAPTER_WEIGHTS_NAME, ADAPTER_CONFIG_NAME):
         shutil.copyfile(inputs.work.trained / name, inputs.adapter / name)
-    write_tokenizer(inputs.work.model, inputs.adapter, inputs.run_file.chat_template)
+    base, labels = inputs.work.model, inputs.job.spec.labels
+    write_tokenizer(base, inputs.adapter, inputs.run_file.chat_template, labels)
     upload_folder(inputs.store, inputs.job.layout.adapter_uri, inputs.adapter)
 
 
-def upload_merged(inputs: Inputs) -> LogitComparison:
-    """Build merged/, upload it, fetch it back and prove that it is base + adapter. Raises UserError if it is not."""
-    settings, base = inputs.job.spec.output.merged, inputs.work.model
-    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    with TensorFiles(base) as tensors:
-        merged = MergedModel(
-            tensors,
-            load_deltas(inputs.adapter),
-            settings.precision,
-            tied_embeddings=bool(config.tie_word_embeddings),
+def prove_merged(inputs: Inputs) -> Proof:
+    """Build merged/, upload it, fetch it back and prove that it is what was trained. Raises UserError if it is not."""
+    spec, base = inputs.job.spec, inputs.work.model
+    with ExitStack() as stack:
+        merged = merge(inputs, stack)
+        write_merged(merged, inputs.merged, spec.output.merged.max_shard_size)
+        write_merged_config(
+            base, inputs.merged, merged.main_dtype, is_untied=merged.is_untied, labels=spec.labels
         )
-        write_merged(merged, inputs.merged, settings.max_shard_size)
-        write_model_config(base, inputs.merged, merged.main_dtype)
-        write_tokenizer(base, inputs.merged, inputs.run_file.chat_template)
-        fetch_back(inputs)
+        write_tokenizer(base, inputs.merged, inputs.run_file.chat_template, spec.labels)
+        fetch_back(inputs, inputs.merged, inputs.job.layout.merged_uri, kind="merged")
         ensure_tensors_equal(merged, inputs.merged)
-    comparison = compare_logits(
-        base, inputs.adapter, inputs.merged, sample_rows(inputs), merged.adapted_dtypes
-    )
+    compared = Compared(base, inputs.work.trained, inputs.merged, inputs.rows, spec.labels)
+    compare = compare_with_trained if inputs.is_full else compare_with_adapter
+    comparison = compare(compared, merged.adapted_dtypes)
     ensure_logits_agree(comparison)
-    return comparison
+    return Proof(comparison=comparison)
 
 
-def fetch_back(inputs: Inputs) -> None:
-    """Replace the local merged/ by what the store gives back: what is verified is what users will get."""
-    uri = inputs.job.layout.merged_uri
-    manifest = describe_folder(inputs.merged, kind="merged")
-    upload_folder(inputs.store, uri, inputs.merged)
-    shutil.rmtree(inputs.merged)
-    download_artifact(inputs.store, uri, manifest, inputs.merged)
-
-
-def sample_rows(inputs: Inputs) -> PackedRows:
-    """A few rows of the prepared data, each cut to its end, as one packed batch."""
-    download_prepared(
-        inputs.store, inputs.run_file.dataset.prepared_uri, inputs.work.data, [SAMPLE_FILE_NAME]
+def merge(inputs: Inputs, stack: ExitStack) -> MergedModel:
+    """The merged model, from files that stay open for as long as the stack."""
+    spec = inputs.job.spec
+    base = stack.enter_context(TensorFiles(inputs.work.model))
+    trained = stack.enter_context(TensorFiles(inputs.work.trained))
+    changes = (
+        read_full_changes(trained)
+        if inputs.is_full
+        else read_adapter_changes(inputs.work.trained, trained, base)
     )
-    found = PreparedRows(inputs.work.data / SAMPLE_FILE_NAME)
-    path = inputs.work.data / "cut.arrow"
-    write_rows(path, (_end_of(found.row(row)) for row in range(min(_COMPARED_ROWS, len(found)))))
-    rows = PreparedRows(path)
-    return pack_rows(rows, range(len(rows)))
+    tied_embeddings = has_tied_embeddings(inputs.work.model)
+    return MergedModel(
+        base, changes, spec.output.merged.precision, tied_embeddings=tied_embeddings, task=spec.task
+    )
 
 
-def upload_cards(inputs: Inputs, comparison: LogitComparison | None) -> None:
+def prove_adapter(inputs: Inputs) -> Proof:
+    """Fetch adapter/ back, load it on the base and run it. Raises UserError if it is not what was trained."""
+    fetch_back(inputs, inputs.adapter, inputs.job.layout.adapter_uri, kind="adapter")
+    check = check_reloaded_adapter(
+        inputs.work.model, inputs.adapter, inputs.work.trained, inputs.rows, inputs.job.spec.labels
+    )
+    return Proof(adapter=check)
+
+
+def fetch_back(inputs: Inputs, folder: Path, uri: str, *, kind: str) -> None:
+    """Upload a folder and replace it by what the store gives back: what is verified is what users will get."""
+    manifest = describe_folder(folder, kind=kind)
+    upload_folder(inputs.store, uri, folder)
+    shutil.rmtree(folder)
+    download_artifact(inputs.store, uri, manifest, folder)
+
+
+def upload_cards(inputs: Inputs, wanted: Deliverables, proof: Proof) -> None:
     """Write a README.md into each folder, for people; no digest covers it."""
     layout = inputs.job.layout
-    folders = {layout.adapter_uri: False} | ({layout.merged_uri: True} if comparison else {})
-    for uri, is_merged in folders.items():
-        card = build_card(inputs.job, inputs.run_file, inputs.trained, comparison, merged=is_merged)
-        inputs.store.write_bytes(f"{uri}/{MODEL_CARD_NAME}", card.encode())
+    for uri, merged, is_wanted in (
+        (layout.adapter_uri, False, wanted.adapter),
+        (layout.merged_uri, True, wanted.merged),
+    ):
+        if is_wanted:
+            card = build_card(inputs.job, inputs.run_file, inputs.trained, proof, merged=merged)
+            inputs.store.write_bytes(f"{uri}/{MODEL_CARD_NAME}", card.encode())
 
 
-def commit(inputs: Inputs, comparison: LogitComparison | None) -> ExportedFacts:
-    """Write the manifests, by whose existence both folders are done."""
-    layout, store = inputs.job.layout, inputs.store
-    adapter = describe_folder(inputs.adapter, kind="adapter")
-    merged = describe_folder(inputs.merged, kind="merged") if comparison else None
+def commit(inputs: Inputs, wanted: Deliverables, proof: Proof) -> ExportedFacts:
+    """Write the manifests, by whose existence the folders are done."""
+    layout, store, comparison = inputs.job.layout, inputs.store, proof.comparison
     if comparison is not None:
         store.write_bytes(
             f"{layout.run_uri}/{_COMPARISON_NAME}", (comparison.model_dump_json(indent=2) + "\n").encode()
         )
-    store.write_bytes(f"{layout.adapter_uri}/{ARTIFACT_MANIFEST_NAME}", encode_manifest(adapter))
-    if merged is not None:
-        store.write_bytes(f"{layout.merged_uri}/{ARTIFACT_MANIFEST_NAME}", encode_manifest(merged))
-    return _facts(inputs.job, merged or adapter, comparison)
+    manifests = {}
+    if wanted.adapter:
+        manifests[layout.adapter_uri] = describe_folder(inputs.adapter, kind="adapter")
+    if wanted.merged:
+        manifests[layout.merged_uri] = describe_folder(inputs.merged, kind="merged")
+    for uri, manifest in manifests.items():
+        store.write_bytes(f"{uri}/{ARTIFACT_MANIFEST_NAME}", encode_manifest(manifest))
+    return _facts(inputs.job, wanted, list(manifests.values())[-1], comparison)
 
 
-def _facts(job: JobFile, manifest: ArtifactManifest, comparison: LogitComparison | None) -> ExportedFacts:
+def describe_result(job: JobFile, facts: ExportedFacts) -> str:
+    """Say where the model is, and why there is only an adapter where there is."""
+    if facts.merged_uri is not None:
+        return f"The model is at {facts.merged_uri}."
+    method = job.spec.method.type
+    why = "output.merged.enabled is false" if can_be_merged(method) else f"{method.value} cannot be merged"
+    return f"The adapter is at {facts.adapter_uri}; it is used with its base model, because {why}."
+
+
+def _facts(
+    job: JobFile, wanted: Deliverables, manifest: ArtifactManifest, comparison: LogitComparison | None
+) -> ExportedFacts:
     return ExportedFacts(
-        adapter_uri=job.layout.adapter_uri,
-        merged_uri=job.layout.merged_uri if job.spec.output.merged.enabled else None,
+        adapter_uri=job.layout.adapter_uri if wanted.adapter else None,
+        merged_uri=job.layout.merged_uri if wanted.merged else None,
         manifest_digest=hashlib.sha256(encode_manifest(manifest)).hexdigest(),
         merge_max_logit_difference=comparison.max_difference if comparison else None,
     )
@@ -241,7 +277,3 @@ def _pointer(job: JobFile, facts: ExportedFacts) -> CurrentPointer:
         manifest_digest=facts.manifest_digest,
         completed=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
-
-
-def _end_of(row: TokenizedRow) -> TokenizedRow:
-    return TokenizedRow(row.input_ids[-_COMPARED_TOKENS:], row.learned[-_COMPARED_TOKENS:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -119,14 +119,18 @@ def plan_shards(plans: list[TensorPlan], max_shard_bytes: int) -> list[list[Tens
 
 def write_tensors(path: Path, plans: list[TensorPlan], make: Callable[[str], torch.Tensor]) -> None:
     """Write one safetensors file. Source of the format: safetensors, README "Format"."""
-    # As the reference writer orders them: widest type first keeps every tensor aligned.
-    ordered = sorted(plans, key=lambda plan: (-plan.dtype.itemsize, plan.name))
+    ordered = in_file_order(plans)
     with path.open("wb") as file:
         file.write(_header(ordered))
         for plan in ordered:
             tensor = make(plan.name)
             assert (tensor.dtype, tuple(tensor.shape)) == (plan.dtype, plan.shape), plan.name
             file.write(tensor_bytes(tensor).numpy().data)
+
+
+def in_file_order(plans: Iterable[TensorPlan]) -> list[TensorPlan]:
+    """The order of tensors in a file: as the reference writer has it, widest type first keeps each one aligned."""
+    return sorted(plans, key=lambda plan: (-plan.dtype.itemsize, plan.name))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> torch.Tensor:

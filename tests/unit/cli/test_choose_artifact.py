@@ -25,6 +25,7 @@ def make_job(outputs: Outputs | None = None, phase: Phase = Phase.SUCCEEDED, **s
 
 BOTH = Outputs(adapter_uri=ADAPTER, merged_uri=MERGED, manifest_digest=DIGEST)
 ADAPTER_ONLY = Outputs(adapter_uri=ADAPTER, manifest_digest=DIGEST)
+MERGED_ONLY = Outputs(merged_uri=MERGED, manifest_digest=DIGEST)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ ADAPTER_ONLY = Outputs(adapter_uri=ADAPTER, manifest_digest=DIGEST)
         (BOTH, False, Artifact(ADAPTER, is_merged=False, manifest_sha256=None)),
         (ADAPTER_ONLY, None, Artifact(ADAPTER, is_merged=False, manifest_sha256=DIGEST)),
         (ADAPTER_ONLY, False, Artifact(ADAPTER, is_merged=False, manifest_sha256=DIGEST)),
+        (MERGED_ONLY, None, Artifact(MERGED, is_merged=True, manifest_sha256=DIGEST)),
     ],
     ids=[
         "the merged model by default",
@@ -42,6 +44,7 @@ ADAPTER_ONLY = Outputs(adapter_uri=ADAPTER, manifest_digest=DIGEST)
         "the adapter beside a merged model: the digest in the status is not its own",
         "the adapter where nothing was merged",
         "the adapter by wish where nothing was merged",
+        "the merged model where there is no adapter",
     ],
 )
 def test_the_folder_is_chosen(outputs: Outputs, wish: bool | None, expected: Artifact) -> None:
@@ -52,6 +55,7 @@ def test_the_folder_is_chosen(outputs: Outputs, wish: bool | None, expected: Art
     ("job", "wish", "sentences"),
     [
         (make_job(ADAPTER_ONLY), True, ["'bot' has no merged model", "--adapter"]),
+        (make_job(MERGED_ONLY), False, ["'bot' has no adapter", "spec.method.type is Full", "--merged"]),
         (
             make_job(phase=Phase.TRAINING, reason="Training", message="step 20 of 80"),
             None,
@@ -73,7 +77,7 @@ def test_the_folder_is_chosen(outputs: Outputs, wish: bool | None, expected: Art
         # Outputs may be there before the job has succeeded: the merge is not verified yet.
         (make_job(BOTH, phase=Phase.EXPORTING), None, ["it is Exporting"]),
     ],
-    ids=["no merged model", "still training", "failed", "outputs without success"],
+    ids=["no merged model", "no adapter", "still training", "failed", "outputs without success"],
 )
 def test_the_refusal_says_why(job: Job, wish: bool | None, sentences: list[str]) -> None:
     with pytest.raises(CommandError) as refusal:

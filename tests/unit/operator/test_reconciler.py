@@ -75,15 +75,31 @@ def test_a_stage_that_succeeded_is_followed_by_the_next(
     assert plan.create == Starting(following, 1)
 
 
-def test_the_last_stage_ends_the_job_with_its_outputs() -> None:
+@pytest.mark.parametrize(
+    ("outputs", "sentence"),
+    [
+        pytest.param(("s3://a", "s3://m"), "The model stands at s3://m.", id="adapter and merged model"),
+        pytest.param((None, "s3://m"), "The model stands at s3://m.", id="a model without an adapter"),
+        pytest.param(
+            ("s3://a", None),
+            "The adapter stands at s3://a; it is used with its base model.",
+            id="an adapter that is not merged",
+        ),
+    ],
+)
+def test_the_last_stage_ends_the_job_with_its_outputs(
+    outputs: tuple[str | None, str | None], sentence: str
+) -> None:
     child = make_child(Stage.EXPORT)
     job = make_job(status=status_after(make_job(), child))
+    uris = {key: uri for key, uri in zip(("adapterUri", "mergedUri"), outputs, strict=True) if uri}
 
-    status = status_after(job, child, make_ended_pod(child, message=EXPORTED_MESSAGE))
+    message = {**EXPORTED_MESSAGE, "exported": {"manifestDigest": "e", **uris}}
+    status = status_after(job, child, make_ended_pod(child, message=message))
 
     assert status.phase is Phase.SUCCEEDED
-    assert (status.outputs.adapter_uri, status.outputs.merged_uri) == ("s3://a", "s3://m")
-    assert status.message == "The model stands at s3://m."
+    assert (status.outputs.adapter_uri, status.outputs.merged_uri) == outputs
+    assert status.message == sentence
     assert status.completion_time == "2026-01-01T12:00:00Z"
 
 

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from finetune_api.spec import LoRA, MergedPrecision
-from finetune_trainer.adapters import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, add_adapter, save_adapter
+from finetune_api.spec import MergedPrecision
 from finetune_trainer.data.step_batches import PackedRows, pack_rows
 from finetune_trainer.errors import UserError
-from finetune_trainer.merging import MergedModel, load_deltas, parse_shard_size, write_merged
-from finetune_trainer.model import load_base_model
-from finetune_trainer.packaging import write_model_config, write_tokenizer
-from finetune_trainer.tensor_files import TensorFiles, TensorPlan, write_tensors
+from finetune_trainer.merging.adapter_changes import read_adapter_changes
+from finetune_trainer.merging.merged_model import MergedModel, parse_shard_size, write_merged
+from finetune_trainer.packaging import write_merged_config, write_tokenizer
+from finetune_trainer.tensor_files import TensorFiles, TensorPlan, write_sharded, write_tensors
 from finetune_trainer.verification import (
+    Compared,
     LogitComparison,
-    compare_logits,
+    compare_with_adapter,
     ensure_logits_agree,
     ensure_tensors_equal,
 )
 from tests.builders.rows import write_prepared_rows
 from tests.builders.tiny_models import ARCHITECTURES, write_model
+from tests.builders.tuned_models import write_adapter
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 
@@ -55,33 +59,30 @@ class Export:
         rows = write_prepared_rows(self.folder / "rows", [30] * 8)
         return pack_rows(rows, range(8))
 
-    def merge(self, tensors: TensorFiles) -> MergedModel:
-        return MergedModel(tensors, load_deltas(self.adapter), self.precision, tied_embeddings=self.tied)
+    @contextmanager
+    def merge(self) -> Iterator[MergedModel]:
+        with TensorFiles(self.base) as base, TensorFiles(self.adapter) as adapter:
+            changes = read_adapter_changes(self.adapter, adapter, base)
+            yield MergedModel(base, changes, self.precision, tied_embeddings=self.tied)
 
     def write(self) -> None:
-        with TensorFiles(self.base) as tensors:
-            merged = self.merge(tensors)
+        with self.merge() as merged:
             write_merged(merged, self.merged, "1MB")
-            write_model_config(self.base, self.merged, merged.main_dtype)
+            write_merged_config(self.base, self.merged, merged.main_dtype)
 
     def check_tensors(self) -> None:
-        with TensorFiles(self.base) as tensors:
-            ensure_tensors_equal(self.merge(tensors), self.merged)
+        with self.merge() as merged:
+            ensure_tensors_equal(merged, self.merged)
 
     def compare(self) -> LogitComparison:
-        with TensorFiles(self.base) as tensors:
-            dtypes = self.merge(tensors).adapted_dtypes
-        return compare_logits(self.base, self.adapter, self.merged, self.rows, dtypes)
+        with self.merge() as merged:
+            dtypes = merged.adapted_dtypes
+        return compare_with_adapter(Compared(self.base, self.adapter, self.merged, self.rows), dtypes)
 
 
-def write_adapter(base: Path, folder: Path, seed: int = 1) -> None:
-    base_model = load_base_model(base, torch.float32, torch.device("cpu"))
-    torch.manual_seed(seed)
-    model = add_adapter(base_model, LoRA(), TARGETS, "s3://m/base")
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    save_adapter(model, folder)
+def make_adapter(base: Path, folder: Path, seed: int = 1) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules=TARGETS)
+    write_adapter(base, folder, config, seed=seed)
 
 
 def make_export(
@@ -94,7 +95,7 @@ def make_export(
 ) -> Export:
     export = Export(folder, precision, tied)
     write_model(export.base, architecture, dtype=dtype, shard_size="100KB", tie_word_embeddings=tied)
-    write_adapter(export.base, export.adapter)
+    make_adapter(export.base, export.adapter)
     export.write()
     return export
 
@@ -139,9 +140,9 @@ def test_head_that_shares_its_weights_is_not_written_twice(tmp_path: Path) -> No
 def test_superfluous_head_of_a_tied_base_is_dropped(tmp_path: Path) -> None:
     export = make_export(tmp_path, tied=False)
     tied = Export(tmp_path, export.precision, tied=True)
-    with TensorFiles(tied.base) as tensors:
+    with TensorFiles(tied.base) as tensors, tied.merge() as merged:
         assert "lm_head.weight" in tensors
-        assert "lm_head.weight" not in tied.merge(tensors).plans
+        assert "lm_head.weight" not in merged.plans
 
 
 def test_untouched_tensors_are_the_bases_own_bytes(tmp_path: Path) -> None:
@@ -162,11 +163,8 @@ def test_shards_load_by_their_index(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     export = make_export(tmp_path)
-    with TensorFiles(export.base) as tensors:
-        merged = export.merge(tensors)
+    with export.merge() as merged:
         whole = {name: merged.tensor(name) for name in merged.plans}
-        from finetune_trainer.tensor_files import write_sharded
-
         for path in export.merged.glob("*.safetensors"):
             path.unlink()
         write_sharded(export.merged, merged.plans, merged.tensor, 100_000)
@@ -215,7 +213,7 @@ def test_missing_tensor_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_merging_another_adapter_is_found_by_its_logits(dtype: torch.dtype, tmp_path: Path) -> None:
     export = make_export(tmp_path, dtype=dtype)
-    write_adapter(export.base, export.adapter, seed=2)
+    make_adapter(export.base, export.adapter, seed=2)
     comparison = export.compare()
     assert not comparison.holds
     with pytest.raises(UserError, match=r"spec\.output\.merged\.precision"):
@@ -233,26 +231,6 @@ def test_layers_swapped_alike_in_merge_and_check_are_found_by_logits(tmp_path: P
     assert not export.compare().holds
 
 
-def test_adapter_that_is_not_a_plain_lora_is_refused(tmp_path: Path) -> None:
-    export = make_export(tmp_path)
-    weights = load_file(export.adapter / ADAPTER_WEIGHTS_NAME)
-    weights["base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"] = torch.ones(64)
-    save_file(weights, export.adapter / ADAPTER_WEIGHTS_NAME)
-    with pytest.raises(UserError, match="lora_magnitude_vector, which is not part of a plain LoRA"):
-        load_deltas(export.adapter)
-
-
-def test_adapter_names_its_base_model_and_is_byte_equal_for_equal_weights(tmp_path: Path) -> None:
-    write_model(tmp_path / "base")
-    for name in ("one", "two"):
-        write_adapter(tmp_path / "base", tmp_path / name)
-    config = json.loads((tmp_path / "one" / ADAPTER_CONFIG_NAME).read_text())
-    assert config["base_model_name_or_path"] == "s3://m/base"
-    assert config["target_modules"] == sorted(TARGETS)
-    for name in (ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
 def test_template_of_the_run_replaces_the_tokenizers_own(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -267,3 +245,10 @@ def test_template_of_the_run_replaces_the_tokenizers_own(tmp_path: Path) -> None
 @pytest.mark.parametrize(("text", "size_bytes"), [("5GB", 5 * 10**9), ("200MB", 200 * 10**6)])
 def test_shard_size(text: str, size_bytes: int) -> None:
     assert parse_shard_size(text) == size_bytes
+
+
+def test_run_without_a_template_writes_none(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    (tmp_path / "out").mkdir()
+    write_tokenizer(base, tmp_path / "out", "")
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()
