@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from finetune_api.base import ApiModel
 from finetune_api.layout import FileEntry, RunLayout, Sha256
-from finetune_api.spec import FineTuneJobSpec, Store
+from finetune_api.spec import FineTuneJobSpec, Model, Store
 from finetune_trainer.capacity import bytes_of
 from finetune_trainer.errors import ObjectMissing, StorageUnavailable, UserError
 from finetune_trainer.file_entries import missing_objects, sha256_of_file
@@ -31,14 +31,14 @@ from finetune_trainer.hubs.retrying import Patience
 from finetune_trainer.hubs.tokens import read_token
 from finetune_trainer.model_files import StoredFolder
 from finetune_trainer.model_folder import DeclaredModel, ModelFolder, read_declared_model, read_text_file
-from finetune_trainer.model_origins import ClaimModel, HubModel, ModelOrigin
+from finetune_trainer.model_origins import BASE_MODEL, ClaimModel, FolderKind, HubModel, ModelOrigin
 from finetune_trainer.storage import ObjectStore
 
 logger = logging.getLogger(__name__)
 
 MODEL_MANIFEST_NAME = "manifest.json"
 ARRIVALS_NAME = "arrivals.json"
-_STORE_SCHEME, _CLAIM_SCHEME = "s3://", "pvc://"
+STORE_SCHEME, _CLAIM_SCHEME = "s3://", "pvc://"
 
 StoreOpener = Callable[[Store], ObjectStore]
 
@@ -77,7 +77,7 @@ class Arrivals(ApiModel):
 
 def base_model_store(spec: FineTuneJobSpec) -> Store:
     """The store that every pod reads the base model from."""
-    if spec.model.source.startswith(_STORE_SCHEME) and spec.model.store is not None:
+    if spec.model.source.startswith(STORE_SCHEME) and spec.model.store is not None:
         return spec.model.store
     return spec.output.store
 
@@ -107,9 +107,9 @@ def find_base_model(
     """
     source, settings = spec.model.source.rstrip("/"), base_model_store(spec)
     store = open_store(settings)
-    if source.startswith(_STORE_SCHEME):
+    if source.startswith(STORE_SCHEME):
         return FoundModel(StoredModel(source, settings, None, source), store, StoredFolder(store, source))
-    origin = _open_origin(spec, source, work / "arriving", patience)
+    origin = open_origin(spec.model, source, BASE_MODEL, work / "arriving", patience)
     uri = layout.models_uri(origin.digest)
     stored = StoredModel(uri, settings, origin.revision, source)
     if is_complete(store, uri, origin.digest):
@@ -209,7 +209,7 @@ def _commit(store: ObjectStore, uri: str, manifest: ModelManifest) -> None:
         # Another job's would have been the same bytes: this one is of an attempt whose files were lost.
         store.write_bytes(manifest_uri, data)
     store.delete([f"{uri}/{ARRIVALS_NAME}"])
-    logger.info("the base model is in the store at %s", uri)
+    logger.info("all files are in the store at %s", uri)
 
 
 def _gone(uri: str, name: str) -> StorageUnavailable:
@@ -251,15 +251,17 @@ def _save_arrivals(store: ObjectStore, uri: str, arrived: Iterable[Arrival]) -> 
 # --- the origin ------------------------------------------------------------------------------------------------
 
 
-def _open_origin(
-    spec: FineTuneJobSpec, source: str, directory: Path, patience: Patience | None
+def open_origin(
+    model: Model, source: str, kind: FolderKind, directory: Path, patience: Patience | None
 ) -> ModelOrigin:
+    """Look at a folder of a hub or a claim. model.revision is that of model.source alone."""
     if source.startswith(_CLAIM_SCHEME):
-        return ClaimModel(source)
+        return ClaimModel(source, kind)
     hub, name, _ = parse_hub_uri(source)
-    token = read_token(spec.model.token_secret_ref, "model")
-    address = RepositoryAddress(hub, RepositoryKind.MODEL, name, spec.model.revision, token)
-    return HubModel(HubRepository.open(address, patience), directory)
+    token = read_token(model.token_secret_ref, "model")
+    revision = model.revision if kind is BASE_MODEL else None
+    address = RepositoryAddress(hub, RepositoryKind.MODEL, name, revision, token)
+    return HubModel(HubRepository.open(address, patience), directory, kind)
 
 
 def _refuse_odd_names(origin: ModelOrigin, names: Sequence[str]) -> None:

@@ -5,10 +5,15 @@ prepare calls it, so that a pod with a GPU is never asked for only to be evicted
 
 from __future__ import annotations
 
-from finetune_api.spec import FineTuneJobSpec, Precision
+import math
+
+from finetune_api.spec import FineTuneJobSpec, MethodType, Offload, Optimizer, Precision, Strategy
 from finetune_trainer.errors import UserError
+from finetune_trainer.memory_estimate import MemoryEstimate, estimate_memory
 from finetune_trainer.run_file import BaseModelFacts
 
+# What strategy Auto chooses from.
+_AUTO_STRATEGIES = (Strategy.DDP, Strategy.ZERO2, Strategy.ZERO3)
 # Source: Kubernetes, "Quantity". Longest suffix first: "Ki" ends with no other one, "k" does.
 _FACTORS = {
     "Ki": 1024.0,
@@ -33,21 +38,64 @@ def bytes_of(quantity: str) -> int:
     return int(float(quantity))
 
 
-def refuse_small_pods(spec: FineTuneJobSpec, model: BaseModelFacts) -> None:
-    """Raise UserError where the model's files, or its weights in memory, are larger than what a pod is given."""
-    disk = sum(file.size_bytes for file in model.files)
+def refuse_small_pods(spec: FineTuneJobSpec, model: BaseModelFacts, trainable_count: int) -> None:
+    """Raise UserError where files or memory that are certainly needed are larger than what a pod is given."""
+    files = sum(file.size_bytes for file in model.files)
     resources = spec.resources
-    _require("resources.ephemeralStorage", resources.ephemeral_storage, disk, "the base model's files")
+    saved = math.ceil(trainable_count * _saved_bytes(spec.training.optimizer) / spec.parallelism.nodes)
+    _require(
+        "resources.ephemeralStorage",
+        resources.ephemeral_storage,
+        files + saved,
+        "the base model's files and a checkpoint",
+    )
     _require(
         "resources.export.ephemeralStorage",
         resources.export.ephemeral_storage,
-        disk,
+        files,
         "the base model's files",
     )
+    estimates = _possible_estimates(spec, model.parameter_count, trainable_count)
     if spec.parallelism.gpus_per_node == 0:
-        weight_bytes = 2 if spec.training.precision is Precision.BF16 else 4
-        memory = model.parameter_count * weight_bytes
-        _require("resources.memory", resources.memory, memory, "the base model's weights, on the CPU,")
+        # Nothing is moved anywhere on the CPU: its memory is the host's.
+        needed = min(estimate.total + estimate.host for estimate in estimates)
+        _require("resources.memory", resources.memory, needed, _on_the_cpu(spec.method.type))
+    elif spec.parallelism.offload is not Offload.NONE:
+        needed = min(estimate.host for estimate in estimates) * spec.parallelism.gpus_per_node
+        what = f"what parallelism.offload {spec.parallelism.offload.value} moves to host memory"
+        _require("resources.memory", resources.memory, needed, what)
+
+
+def _possible_estimates(spec: FineTuneJobSpec, parameters: int, trainable: int) -> list[MemoryEstimate]:
+    """One for each strategy that may be taken: with Auto, only what none of them has room for is certain."""
+    parallelism, training = spec.parallelism, spec.training
+    strategies = _AUTO_STRATEGIES if parallelism.strategy is Strategy.AUTO else (parallelism.strategy,)
+    on_cpu = parallelism.gpus_per_node == 0
+    precision = Precision.FP32 if on_cpu and training.precision is Precision.AUTO else training.precision
+    return [
+        estimate_memory(
+            parameters,
+            trainable,
+            spec.method,
+            precision,
+            parallelism.nodes * max(1, parallelism.gpus_per_node),
+            strategy,
+            parallelism.offload,
+            training.optimizer,
+        )
+        for strategy in strategies
+    ]
+
+
+def _saved_bytes(optimizer: Optimizer) -> int:
+    """Bytes that a checkpoint holds for each trained parameter: the fp32 weight and the two moments."""
+    return 12 if optimizer is Optimizer.ADAM_W else 6
+
+
+def _on_the_cpu(method: MethodType) -> str:
+    if method is MethodType.FULL:
+        return "the model's weights, gradients and optimizer, on the CPU,"
+    return "the base model's weights and what is trained beside them, on the CPU,"
 
 
 def _require(field: str, quantity: str, needed_bytes: int, what: str) -> None:

@@ -27,13 +27,14 @@ def build_data_request(
     model: str,
     tokenizer: Path,
     context_length: int | None,
+    virtual_tokens: int = 0,
 ) -> DataRequest:
     """Decide lengths and chat template, and load the tokenizer, which stands in a folder. Raises UserError.
 
     `model` is what messages call the model's own template; dataset.chatTemplate goes before that.
     """
-    max_length = decide_max_length(dataset.preparation, context_length)
-    refuse_long_rows(context_length, max_length)
+    max_length = decide_max_length(dataset.preparation, context_length, virtual_tokens)
+    refuse_long_rows(context_length, max_length, virtual_tokens)
     own_template = dataset.chat_template
     if own_template is not None:
         logger.info("chat template: dataset.chatTemplate replaces the model's own")

@@ -1,7 +1,7 @@
 """`resumeFrom.run`: the earlier run whose newest checkpoint this one goes on from, and whether it may. Torch-free.
 
-What decides what the weights mean and which rows were seen must be the same: base model, data, method, seed and batch
-size. Learning rate, schedule and length may differ: a run may go on for more epochs, or more slowly.
+What decides what the weights mean and which rows were seen must be the same: task, base model, data, method, optimizer,
+seed and batch size. Learning rate, schedule and length may differ: a run may go on for more epochs, or more slowly.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from pydantic import JsonValue, ValidationError
 
 from finetune_api.layout import RunLayout
-from finetune_api.spec import Method, ResumeFrom
+from finetune_api.spec import Method, MethodType, ResumeFrom
 from finetune_trainer.checkpoints import CheckpointManifest, CheckpointSearch, find_newest_checkpoint
 from finetune_trainer.errors import ObjectMissing, UserError
 from finetune_trainer.run_file import RunFile, RunSettings, load_run_file
 from finetune_trainer.storage import ObjectStore
 
 # `auto` and the names it stands for are the same; the resolved names are compared.
-_RESOLVED_ELSEWHERE = "method.lora.targetModules"
+_TARGETS = {
+    MethodType.ADA_LORA: "method.adaLora.targetModules",
+    MethodType.IA3: "method.ia3.targetModules",
+}
+_LORA_TARGETS, _FEEDFORWARD = "method.lora.targetModules", "method.ia3.feedforwardModules"
+_RESOLVED_ELSEWHERE = frozenset({*_TARGETS.values(), _LORA_TARGETS, _FEEDFORWARD})
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def no_checkpoint_error(earlier: RunLayout, search: CheckpointSearch) -> UserErr
     )
 
 
-def refuse_differences(earlier: EarlierRun, run_file: RunFile) -> None:
+def refuse_differences(earlier: EarlierRun, run_file: RunFile, method: MethodType) -> None:
     """Raise UserError that names every difference which forbids going on from the earlier run."""
     theirs = earlier.run_file.settings
     if theirs is None:
@@ -67,7 +72,12 @@ def refuse_differences(earlier: EarlierRun, run_file: RunFile) -> None:
             f"resumeFrom.run {earlier.run_file.run} was prepared by an earlier release, which did not record its "
             "method. Remove resumeFrom to start from the base model."
         )
-    differences = [*_data_differences(earlier.run_file, run_file), *_setting_differences(theirs, run_file)]
+    differences = [
+        *_data_differences(earlier.run_file, run_file),
+        *_setting_differences(theirs, run_file),
+    ]
+    if theirs.method.get("type") == method:
+        differences += _module_differences(earlier.run_file, run_file, method)
     if differences:
         raise UserError(
             f"resumeFrom.run {earlier.run_file.run} is another training than this one: {'; '.join(differences)}. "
@@ -106,17 +116,25 @@ def _data_differences(theirs: RunFile, ours: RunFile) -> Iterator[str]:
             f"its data (rows, tokenizer, dataset settings) have digest {theirs.dataset.digest[:12]}, "
             f"this one's {ours.dataset.digest[:12]}"
         )
-    if theirs.model.target_modules != ours.model.target_modules:
-        yield (
-            f"its {_RESOLVED_ELSEWHERE} are {', '.join(theirs.model.target_modules)}, "
-            f"this one's {', '.join(ours.model.target_modules)}"
-        )
+
+
+def _module_differences(theirs: RunFile, ours: RunFile, method: MethodType) -> Iterator[str]:
+    names = {
+        _TARGETS.get(method, _LORA_TARGETS): (theirs.model.target_modules, ours.model.target_modules),
+        _FEEDFORWARD: (theirs.method.feedforward_modules, ours.method.feedforward_modules),
+    }
+    for field, (their_names, my_names) in names.items():
+        if their_names != my_names:
+            yield f"its {field} are {', '.join(their_names)}, this one's {', '.join(my_names)}"
 
 
 def _setting_differences(theirs: RunSettings, ours: RunFile) -> Iterator[str]:
     assert ours.settings is not None, "this release records them"
     mine = ours.settings
-    pairs = {
+    pairs: dict[str, tuple[JsonValue, JsonValue]] = {
+        "task": (theirs.task, mine.task),
+        "labels": (", ".join(theirs.labels), ", ".join(mine.labels)),
+        "training.optimizer": (theirs.optimizer, mine.optimizer),
         "training.seed": (theirs.seed, mine.seed),
         "training.globalBatchSize": (theirs.global_batch_size, mine.global_batch_size),
         **_method_pairs(theirs.method, mine.method),
@@ -130,7 +148,7 @@ def _method_pairs(
     theirs: Mapping[str, JsonValue], mine: Mapping[str, JsonValue]
 ) -> dict[str, tuple[JsonValue, JsonValue]]:
     their_leaves, my_leaves = _leaves("method", _completed(theirs)), _leaves("method", _completed(mine))
-    fields = sorted((their_leaves.keys() | my_leaves.keys()) - {_RESOLVED_ELSEWHERE})
+    fields = sorted((their_leaves.keys() | my_leaves.keys()) - _RESOLVED_ELSEWHERE)
     return {field: (their_leaves.get(field), my_leaves.get(field)) for field in fields}
 
 

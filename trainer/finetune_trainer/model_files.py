@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from finetune_api.spec import LoRA
+from finetune_api.spec import Method, Task
 from finetune_trainer.errors import UserError
 from finetune_trainer.model_folder import (
     WEIGHTS_INDEX_FILE,
@@ -16,12 +17,16 @@ from finetune_trainer.model_folder import (
     ModelConfig,
     read_declared_model,
 )
-from finetune_trainer.run_file import BaseModelFacts, ModelFile
+from finetune_trainer.model_layers import ModelLayers, read_layers
+from finetune_trainer.model_shapes import block_numbers, embedding_of, refuse_other_shapes
+from finetune_trainer.run_file import BaseModelFacts, MethodFacts, ModelFile
 from finetune_trainer.safetensors_header import TensorInfo, read_tensor_infos
 from finetune_trainer.storage import ObjectInfo, ObjectStore
-from finetune_trainer.target_modules import decide_target_modules, linear_layers
-from finetune_trainer.unsupported_models import refuse_attention_sinks
+from finetune_trainer.target_modules import TrainedModules, decide_trained_modules
+from finetune_trainer.trained_shapes import ModelWidths, count_trainable
+from finetune_trainer.unsupported_models import refuse_attention_sinks, refuse_unfitting_type
 
+_HEADS = (".lm_head.weight", ".embed_out.weight")
 _WEIGHT_DTYPES = frozenset({"BF16", "F16", "F32"})
 
 
@@ -30,6 +35,7 @@ class StoredFolder:
 
     def __init__(self, store: ObjectStore, uri: str, origin: str | None = None) -> None:
         self._store = store
+        self.uri = uri.rstrip("/")
         self._origin = (origin or uri).rstrip("/")
         self.listed = {info.name: info for info in store.list_objects(uri)}
 
@@ -48,29 +54,95 @@ class StoredFolder:
         return self._store.read_bytes(self.listed[name].uri)
 
 
-def inspect_model(store: ObjectStore, uri: str, lora: LoRA, *, origin: str | None = None) -> BaseModelFacts:
-    """Check the model's files and the adapter's settings against them. Raises UserError with what to do.
+@dataclass(frozen=True)
+class InspectedModel:
+    """What the files declare: facts for run.json, and the layers that an earlier adapter is held against."""
+
+    facts: BaseModelFacts
+    method: MethodFacts
+    layers: ModelLayers
+    modules: TrainedModules
+    widths: ModelWidths
+
+
+def inspect_model(
+    store: ObjectStore,
+    uri: str,
+    method: Method,
+    *,
+    task: Task = Task.CAUSAL_LM,
+    label_count: int = 0,
+    origin: str | None = None,
+) -> InspectedModel:
+    """Check the model's files and the method's settings against them. Raises UserError with what to do.
 
     `origin` is how the job names the model, for messages, where its files stand in the cache.
     """
     folder = StoredFolder(store, uri, origin)
     declared = read_declared_model(folder)
+    config = declared.config
+    refuse_unfitting_type(folder.origin, config.model_type, task, method.type)
     tensors = _read_all_tensors(store, folder, declared)
     refuse_attention_sinks(folder.origin, tensors)
-    files = tuple(_model_file(folder.listed[name]) for name in declared.files)
+    refuse_other_shapes(folder.origin, config, tensors)
+    layers = read_layers(folder.origin, tensors, tied_embeddings=_has_tied_embeddings(config, tensors))
+    modules = decide_trained_modules(method, task, layers)
+    widths = ModelWidths(
+        config.num_hidden_layers or len(block_numbers(tensors)),
+        config.hidden_size or _embedding_width(config, tensors),
+        config.key_value_size or _embedding_width(config, tensors),
+    )
+    return InspectedModel(
+        facts=_facts(folder, declared, tensors, modules, widths),
+        method=MethodFacts(
+            target_modules=modules.targets,
+            feedforward_modules=modules.feedforward,
+            fully_trained_modules=modules.fully_trained,
+            trainable_count=count_trainable(method, modules, layers, widths, label_count),
+        ),
+        layers=layers,
+        modules=modules,
+        widths=widths,
+    )
+
+
+def _facts(
+    folder: StoredFolder,
+    declared: DeclaredModel,
+    tensors: Mapping[str, TensorInfo],
+    modules: TrainedModules,
+    widths: ModelWidths,
+) -> BaseModelFacts:
+    files = tuple(model_file(folder.listed[name]) for name in declared.files)
+    config, sizes = declared.config, [info.element_count for info in tensors.values()]
     return BaseModelFacts(
-        uri=uri.rstrip("/"),
+        uri=folder.uri,
         source=folder.origin,
         digest=digest_of_files(files),
         files=files,
         architecture=declared.architecture,
-        model_type=declared.config.model_type,
+        model_type=config.model_type,
         context_length=declared.context_length,
-        vocabulary_size=_vocabulary_size(declared.config, tensors),
-        parameter_count=sum(info.element_count for info in tensors.values()),
+        vocabulary_size=_vocabulary_size(config, tensors),
+        parameter_count=sum(sizes),
         weight_dtypes=tuple(sorted({info.dtype for info in tensors.values()})),
-        target_modules=decide_target_modules(lora, linear_layers(tensors)),
+        target_modules=modules.targets,
+        hidden_size=widths.hidden_size,
+        layer_count=widths.layer_count,
+        tied_embeddings=_has_tied_embeddings(config, tensors),
+        largest_tensor_count=max(sizes),
     )
+
+
+def _has_tied_embeddings(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> bool:
+    if config.tie_word_embeddings is not None:
+        return config.tie_word_embeddings
+    return not any(f".{name}".endswith(_HEADS) for name in tensors)
+
+
+def _embedding_width(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> int:
+    found = embedding_of(config, tensors)
+    return found[1].shape[-1] if found is not None else 0
 
 
 def digest_of_files(files: Iterable[ModelFile]) -> str:
@@ -79,7 +151,8 @@ def digest_of_files(files: Iterable[ModelFile]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _model_file(info: ObjectInfo) -> ModelFile:
+def model_file(info: ObjectInfo) -> ModelFile:
+    """A file as run.json records it."""
     return ModelFile(name=info.name, size_bytes=info.size_bytes, etag=info.etag)
 
 
@@ -121,8 +194,8 @@ def _refuse_other_dtypes(origin: str, tensors: Mapping[str, TensorInfo]) -> None
 
 
 def _vocabulary_size(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> int:
-    rows = [info.shape[0] for name, info in tensors.items() if name.endswith("embed_tokens.weight")]
-    return min(rows) if rows else config.vocab_size
+    found = embedding_of(config, tensors)
+    return found[1].shape[0] if found is not None else config.vocab_size
 
 
 def refuse_large_tokenizer(facts: BaseModelFacts, tokenizer_size: int) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from finetune_trainer.data.tokenization import TOKENIZER_FILE
 from finetune_trainer.errors import UserError
-from finetune_trainer.unsupported_models import refuse_unsupported_logits
+from finetune_trainer.unsupported_models import refuse_unproven_type, refuse_unsupported_logits
 
 CONFIG_FILE = "config.json"
 SINGLE_WEIGHTS_FILE = "model.safetensors"
@@ -81,8 +81,26 @@ class ModelConfig(DeclaredContext):
     architectures: list[str] | None = None
     model_type: str = ""
     vocab_size: int = 0
+    hidden_size: int = Field(default=0, validation_alias=AliasChoices("hidden_size", "n_embd"))
+    num_hidden_layers: int = Field(default=0, validation_alias=AliasChoices("num_hidden_layers", "n_layer"))
+    num_attention_heads: int = Field(
+        default=0, validation_alias=AliasChoices("num_attention_heads", "n_head")
+    )
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    # OPT: the embedding may be narrower than the hidden states.
+    word_embed_proj_dim: int | None = None
+    tie_word_embeddings: bool | None = None
     auto_map: dict[str, JsonValue] | None = None
     quantization_config: dict[str, JsonValue] | None = None
+
+    @property
+    def key_value_size(self) -> int:
+        """Width of one token's keys in one layer, over all key-value heads; 0 where config.json does not say."""
+        if not self.num_attention_heads:
+            return self.hidden_size
+        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        return head_dim * (self.num_key_value_heads or self.num_attention_heads)
 
 
 class _WeightsIndex(BaseModel):
@@ -115,6 +133,7 @@ def read_declared_model(folder: ModelFolder) -> DeclaredModel:
     config = _read_config(folder)
     architecture = _causal_architecture(folder.origin, config)
     refuse_unsupported_logits(folder.origin, config.model_extra or {})
+    refuse_unproven_type(folder.origin, config.model_type)
     index = None if SINGLE_WEIGHTS_FILE in folder.sizes else _read_index(folder)
     # As transformers chooses: the index only where there is no single file, and of shards only those that it names.
     weights = tuple(sorted(set(index.values()))) if index is not None else (SINGLE_WEIGHTS_FILE,)

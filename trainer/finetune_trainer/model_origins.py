@@ -1,12 +1,13 @@
-"""Base models that are not in the store yet: at a hub, at one commit, or in a folder of a mounted claim.
+"""Base models, and earlier adapters, that are not in the store yet: at a hub, at one commit, or in a mounted claim.
 
-Both are ModelFolders, so that config.json and index are checked before a weight moves.
+All are ModelFolders, so that config.json and index are checked before a weight moves.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,23 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.file_entries import sha256_of_file
 from finetune_trainer.hubs import HubFile, HubRepository
 from finetune_trainer.model_folder import CONFIG_FILE, ModelFolder, candidate_files, read_declared_model
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """What is looked for in a folder, and how messages name it."""
+
+    field: str
+    noun: str
+    candidates: Callable[[Collection[str]], list[str]]
+    """Of names, those that may belong to it; sorted."""
+    files: Callable[[ModelFolder], tuple[str, ...]]
+    """Its files, checked. Raises UserError."""
+
+
+BASE_MODEL = FolderKind(
+    "model.source", "the model", candidate_files, lambda folder: read_declared_model(folder).files
+)
 
 
 class ModelOrigin(ModelFolder, Protocol):
@@ -47,7 +65,8 @@ class ModelOrigin(ModelFolder, Protocol):
 class HubModel:
     """A model of a hub. Its digest comes from the hub's list: nothing is downloaded for it."""
 
-    def __init__(self, repository: HubRepository, directory: Path) -> None:
+    def __init__(self, repository: HubRepository, directory: Path, kind: FolderKind = BASE_MODEL) -> None:
+        self._kind = kind
         self._repository = repository
         self._directory = directory
         snapshot = repository.resolve()
@@ -59,7 +78,7 @@ class HubModel:
     @property
     def digest(self) -> str:
         """SHA-256 over what the hub lists of every file that may belong to the model."""
-        files = (self._files[name] for name in candidate_files(self.sizes))
+        files = (self._files[name] for name in self._kind.candidates(self.sizes))
         return content_digest((file.name, file.size_bytes, _identity(self.origin, file)) for file in files)
 
     def sha256_of(self, name: str) -> str | None:
@@ -83,17 +102,18 @@ class HubModel:
 class ClaimModel:
     """A model in a folder of a PersistentVolumeClaim. Who writes there need not be who wrote the job."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, kind: FolderKind = BASE_MODEL) -> None:
+        self._kind = kind
         self.origin = uri.rstrip("/")
         self.revision: str | None = None
-        self._paths = _files_of_claim(self.origin)
+        self._paths = _files_of_claim(self.origin, kind)
         self._sha256: dict[str, str] = {}
         self.sizes: Mapping[str, int] = {name: path.stat().st_size for name, path in self._paths.items()}
 
     @property
     def digest(self) -> str:
         """SHA-256 over the files' own contents, which are read for it."""
-        files = read_declared_model(self).files
+        files = self._kind.files(self)
         return content_digest((name, self.sizes[name], f"sha256:{self.sha256_of(name)}") for name in files)
 
     def sha256_of(self, name: str) -> str:
@@ -140,26 +160,26 @@ def _identity(origin: str, file: HubFile) -> str:
 # --- the claim -------------------------------------------------------------------------------------------------
 
 
-def _files_of_claim(uri: str) -> dict[str, Path]:
+def _files_of_claim(uri: str, kind: FolderKind) -> dict[str, Path]:
     """The files in the folder itself, and where each really stands. Raises UserError for what is not there."""
     claim, _, path = uri.removeprefix("pvc://").partition("/")
     mounted = Path(names.claim_directory(claim))
     if not mounted.is_dir():
         raise UserError(
-            f"PersistentVolumeClaim '{claim}' of model.source {uri} is not mounted at {mounted}. Create it in the "
+            f"PersistentVolumeClaim '{claim}' of {kind.field} {uri} is not mounted at {mounted}. Create it in the "
             "job's namespace, or correct the name."
         )
     root = mounted.resolve()
     folder = _inside(root / path, root, uri)
     if not folder.is_dir():
         raise UserError(
-            f"PersistentVolumeClaim '{claim}' has no folder '{path}' ({_present(root)}). Put the model there, as "
-            "save_pretrained writes it, or correct model.source."
+            f"PersistentVolumeClaim '{claim}' has no folder '{path}' ({_present(root)}). Put {kind.noun} there, as "
+            f"save_pretrained writes it, or correct {kind.field}."
         )
-    return _files_in(folder, root, uri)
+    return _files_in(folder, root, uri, kind)
 
 
-def _files_in(folder: Path, root: Path, uri: str) -> dict[str, Path]:
+def _files_in(folder: Path, root: Path, uri: str, kind: FolderKind) -> dict[str, Path]:
     try:
         found = sorted(folder.iterdir())
     except PermissionError as error:
@@ -169,7 +189,7 @@ def _files_in(folder: Path, root: Path, uri: str) -> dict[str, Path]:
     files = {}
     for each in found:
         # Of what does not belong to a model only the name is said, and links are not followed.
-        belongs = bool(candidate_files([each.name]))
+        belongs = bool(kind.candidates([each.name]))
         place = _inside(each, root, f"{uri}/{each.name}") if belongs or not each.is_symlink() else each
         below = f"{each.name}/{CONFIG_FILE}"
         if os.path.isfile(place):  # noqa: PTH113 (False, not an error, for what may not be looked at)

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -22,8 +22,9 @@ from finetune_api import names
 from finetune_api.job_file import JobFile
 from finetune_api.layout import RunLayout
 from finetune_api.reasons import Reason
-from finetune_api.spec import FineTuneJobSpec, Store
+from finetune_api.spec import FineTuneJobSpec, Method, MethodType, Store
 from finetune_api.termination import PreparedFacts, TerminationMessage
+from finetune_trainer.adapter_source import find_adapter
 from finetune_trainer.base_model import FoundModel, find_base_model
 from finetune_trainer.capacity import refuse_small_pods
 from finetune_trainer.data.digest import dataset_digest
@@ -44,10 +45,19 @@ from finetune_trainer.earlier_run import find_earlier_run, refuse_differences
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.file_entries import missing_objects
 from finetune_trainer.hubs.datasets import open_hub_dataset
-from finetune_trainer.model_files import inspect_model, refuse_large_tokenizer
-from finetune_trainer.run_file import BaseModelFacts, DatasetFacts, RunFile, RunSettings, save_run_file
+from finetune_trainer.model_files import InspectedModel, inspect_model, refuse_large_tokenizer
+from finetune_trainer.row_lengths import count_virtual_tokens
+from finetune_trainer.run_file import (
+    AdapterFacts,
+    BaseModelFacts,
+    DatasetFacts,
+    MethodFacts,
+    RunFile,
+    RunSettings,
+    save_run_file,
+)
 from finetune_trainer.run_report import complete_report, log_report, save_report
-from finetune_trainer.steps import StepPlan, decide_steps
+from finetune_trainer.steps import StepPlan, decide_rank_steps, decide_steps
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.support import refuse_unsupported
 
@@ -90,20 +100,25 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
             spec.dataset, spec.output.store, stores.open, open_hub_dataset, work / "sources"
         )
         found = find_base_model(spec, layout, stores.open, work / "model")
-        model = inspect(found, spec) if found.is_stored else None
+        adapter = find_adapter(spec, layout, stores.open, work / "adapter")
+        inspected = inspect(found, spec) if found.is_stored else None
         request = data_request(
             spec, sources, found, fetch_words(spec, stores, work / "words"), work / "tokenizer"
         )
         data = prepared_data(output, layout, request, work)
         # Last, since a large model takes longer than everything else, and broken data make it useless.
-        model = model or inspect(found, spec)
-        refuse_large_tokenizer(model, request.encoder.vocabulary_size)
+        inspected = inspected or inspect(found, spec)
+        refuse_large_tokenizer(inspected.facts, request.encoder.vocabulary_size)
+        adapter_facts = adapter.ensure_fitting(spec, inspected) if adapter is not None else None
+    model = inspected.facts
     _log_model(model)
+    _log_method(spec, inspected)
     plan = decide_steps(data.manifest.rows_per_epoch, spec.training)
     logger.info("the run has %d steps: %s", plan.total_steps, plan.explanation)
-    run_file = _run_file(job, model, data.manifest, plan)
+    method = with_rank_steps(inspected.method, spec.method, plan)
+    run_file = _run_file(job, model, method, adapter_facts, data.manifest, plan)
     if earlier is not None:
-        refuse_differences(earlier, run_file)
+        refuse_differences(earlier, run_file, spec.method.type)
         logger.info(
             "training will go on from step %d of run %s", earlier.checkpoint.step, earlier.run_file.run
         )
@@ -162,13 +177,28 @@ class _WorkFolder:
             ) from error
 
 
-def inspect(found: FoundModel, spec: FineTuneJobSpec) -> BaseModelFacts:
+def inspect(found: FoundModel, spec: FineTuneJobSpec) -> InspectedModel:
     """Make sure that GPU pods can read the model, and check it against the job."""
     stored = found.ensure_stored()
-    inspected = inspect_model(found.store, stored.uri, spec.method.lora, origin=stored.origin)
-    model = inspected.model_copy(update={"revision": stored.revision})
-    refuse_small_pods(spec, model)
-    return model
+    inspected = inspect_model(
+        found.store,
+        stored.uri,
+        spec.method,
+        task=spec.task,
+        label_count=len(spec.labels or ()),
+        origin=stored.origin,
+    )
+    model = inspected.facts.model_copy(update={"revision": stored.revision})
+    refuse_small_pods(spec, model, inspected.method.trainable_count)
+    return replace(inspected, facts=model)
+
+
+def with_rank_steps(facts: MethodFacts, method: Method, plan: StepPlan) -> MethodFacts:
+    """Add when AdaLoRA's ranks shrink, which the length of the run decides."""
+    if method.type is not MethodType.ADA_LORA:
+        return facts
+    steps = decide_rank_steps(plan.total_steps, method.ada_lora)
+    return facts.model_copy(update={"initial_steps": steps.initial, "final_steps": steps.final})
 
 
 def data_request(
@@ -190,6 +220,7 @@ def data_request(
         model=found.folder.origin,
         tokenizer=tokenizer,
         context_length=found.declared.context_length,
+        virtual_tokens=count_virtual_tokens(spec.method),
     )
 
 
@@ -260,11 +291,21 @@ def _manifest(digest: str, prepared: PreparedData, encoder: ExampleEncoder) -> P
 # --- results ---------------------------------------------------------------------------------------------------
 
 
-def _run_file(job: JobFile, model: BaseModelFacts, manifest: PreparedManifest, plan: StepPlan) -> RunFile:
+def _run_file(
+    job: JobFile,
+    model: BaseModelFacts,
+    method: MethodFacts,
+    adapter: AdapterFacts | None,
+    manifest: PreparedManifest,
+    plan: StepPlan,
+) -> RunFile:
+    training = job.spec.training
     return RunFile(
         run=job.layout.run_id,
         job_uid=job.uid,
         model=model,
+        method=method,
+        adapter=adapter,
         dataset=DatasetFacts(
             digest=manifest.digest,
             prepared_uri=job.layout.prepared_uri(manifest.digest),
@@ -273,16 +314,23 @@ def _run_file(job: JobFile, model: BaseModelFacts, manifest: PreparedManifest, p
             tokens=manifest.tokens,
             learned_tokens=manifest.learned_tokens,
             longest_row_tokens=manifest.longest_row_tokens,
+            rows_validation=manifest.rows_validation,
+            rows_test=manifest.rows_test,
         ),
         total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,
         warmup_steps=plan.warmup_steps,
+        decay_steps=plan.decay_steps,
+        evaluation_steps=plan.evaluation_steps if manifest.rows_validation else None,
         chat_template=manifest.chat_template,
         mask_source=manifest.mask_source,
         settings=RunSettings(
             method=job.spec.method.model_dump(mode="json"),
-            seed=job.spec.training.seed,
-            global_batch_size=job.spec.training.global_batch_size,
+            seed=training.seed,
+            global_batch_size=training.global_batch_size,
+            task=job.spec.task,
+            labels=tuple(job.spec.labels or ()),
+            optimizer=training.optimizer,
         ),
     )
 
@@ -308,11 +356,24 @@ def _message(
 
 def _log_model(model: BaseModelFacts) -> None:
     logger.info(
-        "base model %s: %s with %d parameters (%s), context %s, adapters on %s",
+        "base model %s: %s with %d parameters (%s), context %s",
         model.uri,
         model.architecture,
         model.parameter_count,
         ", ".join(model.weight_dtypes),
         model.context_length or "unknown",
-        ", ".join(model.target_modules),
     )
+
+
+def _log_method(spec: FineTuneJobSpec, inspected: InspectedModel) -> None:
+    modules = inspected.modules
+    where = f", adapters on {', '.join(modules.targets)}" if modules.targets else ""
+    logger.info(
+        "method %s trains %d parameters%s", spec.method.type.value, inspected.method.trainable_count, where
+    )
+    if modules.left_out:
+        logger.info(
+            "method.lora.targetModules [auto] leaves out %s: method.lora.fullyTrainedModules %s trains them whole",
+            ", ".join(modules.left_out),
+            ", ".join(modules.fully_trained),
+        )

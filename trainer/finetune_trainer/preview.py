@@ -22,6 +22,8 @@ from finetune_api.spec import (
     Dataset,
     DataSource,
     FineTuneJobSpec,
+    Method,
+    MethodType,
     Model,
     Parallelism,
     Task,
@@ -43,6 +45,7 @@ from finetune_trainer.hubs import Hub, HubRepository, RepositoryAddress, Reposit
 from finetune_trainer.hubs.address import HubToken, is_hub_uri, parse_hub_uri
 from finetune_trainer.hubs.retrying import Patience
 from finetune_trainer.model_folder import CONFIG_FILE, DeclaredContext
+from finetune_trainer.row_lengths import count_virtual_tokens
 from finetune_trainer.run_report import report_with_forecast
 from finetune_trainer.steps import decide_steps
 
@@ -60,6 +63,7 @@ class Settings:
     model: Model
     task: Task
     labels: tuple[str, ...]
+    method: Method
     training: Training
     parallelism: Parallelism
 
@@ -114,6 +118,7 @@ def _request(
         model=origin,
         tokenizer=tokenizer,
         context_length=_context_length(tokenizer),
+        virtual_tokens=count_virtual_tokens(settings.method),
     )
 
 
@@ -136,13 +141,21 @@ def decide_settings(options: argparse.Namespace) -> Settings:
 def _settings_of_job(text: bytes) -> Settings:
     spec = FineTuneJobSpec.model_validate_json(text)
     return Settings(
-        spec.dataset, spec.model, spec.task, tuple(spec.labels or ()), spec.training, spec.parallelism
+        spec.dataset,
+        spec.model,
+        spec.task,
+        tuple(spec.labels or ()),
+        spec.method,
+        spec.training,
+        spec.parallelism,
     )
 
 
 def _default_settings() -> Settings:
-    dataset = Dataset(train=[DataSource(inline=[{}])])
-    return Settings(dataset, Model(source=DEFAULT_MODEL), Task.CAUSAL_LM, (), Training(), Parallelism())
+    dataset, method = Dataset(train=[DataSource(inline=[{}])]), Method(type=MethodType.LORA)
+    return Settings(
+        dataset, Model(source=DEFAULT_MODEL), Task.CAUSAL_LM, (), method, Training(), Parallelism()
+    )
 
 
 def _without_what_is_elsewhere(dataset: Dataset) -> Dataset:

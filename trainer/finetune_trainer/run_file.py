@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue
 
 from finetune_api.base import ApiModel
 from finetune_api.layout import RunLayout
+from finetune_api.spec import Optimizer, Task
 from finetune_trainer.storage import ObjectStore
 
 
@@ -34,14 +35,52 @@ class BaseModelFacts(ApiModel):
     parameter_count: int
     weight_dtypes: tuple[str, ...]
     target_modules: tuple[str, ...] = Field(
-        description="Names of the linear layers that get an adapter, sorted; `auto` is resolved here."
+        description="Names of the layers that get an adapter, sorted; those of `method`, read by older images."
     )
+    hidden_size: int = Field(default=0, description="Width of the hidden states; 0 where no file says.")
+    layer_count: int = Field(default=0, description="Number of the numbered blocks.")
+    tied_embeddings: bool = Field(
+        default=False, description="Whether the output head is the embedding, which the files then hold once."
+    )
+    largest_tensor_count: int = Field(default=0, description="Elements of the largest tensor.")
 
     @property
     def described(self) -> str:
         """The model as people know it: its source, at a commit where it has one."""
         source = self.source or self.uri
         return f"{source} at {self.revision}" if self.revision else source
+
+
+class MethodFacts(ApiModel):
+    """What the method's settings stand for in this model; names are as peft matches them."""
+
+    target_modules: tuple[str, ...] = Field(
+        default=(), description="Layers that get an adapter, sorted; `auto` is resolved here."
+    )
+    feedforward_modules: tuple[str, ...] = Field(
+        default=(), description="IA3: those of target_modules whose input is scaled."
+    )
+    fully_trained_modules: tuple[str, ...] = Field(
+        default=(), description="LoRA: modules that are trained whole beside the adapter, sorted."
+    )
+    trainable_count: int = Field(default=0, description="Number of trained parameters.")
+    initial_steps: int = Field(default=0, description="AdaLoRA: steps before ranks shrink (peft's tinit).")
+    final_steps: int = Field(default=0, description="AdaLoRA: steps after ranks are settled (peft's tfinal).")
+
+
+class AdapterFacts(ApiModel):
+    """The earlier adapter that training goes on from, as it stands in the store."""
+
+    uri: str = Field(description="Where the files stand in the store.")
+    source: str = Field(description="model.adapterSource as the job names it.")
+    revision: str | None = Field(default=None, description="The commit that a hub's adapter was read at.")
+    digest: str = Field(description="SHA-256 over names, sizes and etags of the files.")
+    files: tuple[ModelFile, ...]
+
+    @property
+    def described(self) -> str:
+        """The adapter as people know it: its source, at a commit where it has one."""
+        return f"{self.source} at {self.revision}" if self.revision else self.source
 
 
 class DatasetFacts(ApiModel):
@@ -54,6 +93,8 @@ class DatasetFacts(ApiModel):
     tokens: int
     learned_tokens: int
     longest_row_tokens: int
+    rows_validation: int = 0
+    rows_test: int = 0
 
 
 class RunSettings(ApiModel):
@@ -62,6 +103,10 @@ class RunSettings(ApiModel):
     method: dict[str, JsonValue]
     seed: int
     global_batch_size: int
+    # What an older file does not say was not to be had in its release.
+    task: Task = Task.CAUSAL_LM
+    labels: tuple[str, ...] = ()
+    optimizer: Optimizer = Optimizer.ADAM_W
 
 
 class RunFile(ApiModel):
@@ -71,10 +116,21 @@ class RunFile(ApiModel):
     run: str
     job_uid: str
     model: BaseModelFacts
+    method: MethodFacts = MethodFacts()
+    adapter: AdapterFacts | None = Field(
+        default=None, description="None where training starts a new adapter."
+    )
     dataset: DatasetFacts
     total_steps: Annotated[int, Field(ge=1)]
     steps_per_epoch: Annotated[int, Field(ge=1)]
     warmup_steps: Annotated[int, Field(ge=0)]
+    decay_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="The last steps, in which WarmupStableDecay brings the learning rate down to 0.",
+    )
+    evaluation_steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Steps between two evaluations; None where there are no validation rows."
+    )
     chat_template: str = Field(
         description="The template the exported model carries: dataset.chatTemplate or the model's own."
     )

@@ -19,8 +19,10 @@ from finetune_api.spec import (
     AugmentationMethod,
     BalanceMethod,
     Checksums,
+    ComputeType,
     DataFormat,
     Duplicates,
+    EarlyStoppingMetric,
     FineTuneJobSpec,
     FullWidth,
     InvalidRows,
@@ -30,15 +32,20 @@ from finetune_api.spec import (
     MergedPrecision,
     MethodType,
     Noise,
+    Offload,
     OnOutOfMemory,
+    Optimizer,
     Overlong,
     Precision,
+    PromptInit,
+    QuantizationType,
     Redaction,
     RegexAction,
     Scheduler,
-    StopAfter,
     Strategy,
+    SwanLabMode,
     Switch,
+    Task,
     UnicodeForm,
 )
 from finetune_trainer.errors import UserError
@@ -48,23 +55,21 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Limit:
-    """A field of which only some values are done: its default and `done`. What `is_prepared` only train refuses."""
+    """A field of which only some values are done: its default and `done`."""
 
     field: str
     instead: str
     done: Collection[object] = ()
-    is_prepared: bool = False
 
-    def allows(self, value: object, default: object, *, stops_after_prepare: bool) -> bool:
+    def allows(self, value: object, default: object) -> bool:
         """Whether this value may stand in the field."""
-        if value == default or (self.is_prepared and stops_after_prepare):
+        if value == default:
             return True
         words = value if isinstance(value, list) else [value]
         return bool(self.done) and all(word in self.done for word in words)
 
 
 _REMOVE = "remove it"
-_PREPARE_ONLY = "such rows are prepared, and not trained on; set stopAfter: Prepare"
 
 
 def _store_limits(place: str) -> tuple[Limit, ...]:
@@ -75,15 +80,8 @@ def _store_limits(place: str) -> tuple[Limit, ...]:
     )
 
 
-_TASK = (
-    Limit("task", f"{_PREPARE_ONLY}, or task: CausalLM", is_prepared=True),
-    Limit("labels", _PREPARE_ONLY, is_prepared=True),
-)
+_TASK = (Limit("task", "set CausalLM", done=tuple(Task)),)
 _MODEL = (
-    Limit(
-        "model.adapterSource",
-        f"{_REMOVE} and start from the base model, or from an earlier run with resumeFrom",
-    ),
     Limit(
         "model.trustRemoteCode", "set false; only architectures that transformers itself knows are trained"
     ),
@@ -110,40 +108,25 @@ _DATASET = (
     Limit("dataset.preparation.augment.methods", _REMOVE, done=tuple(AugmentationMethod)),
 )
 _METHOD = (
-    Limit("method.type", "set LoRA", done=(MethodType.LORA,)),
-    Limit("method.lora.variant", "set Standard", done=(LoRAVariant.STANDARD,)),
-    Limit("method.lora.fullyTrainedModules", _REMOVE),
-    Limit("method.quantization", f"{_REMOVE}, with method.type: LoRA"),
-    Limit("method.adaLora", f"{_REMOVE}, with method.type: LoRA"),
-    Limit("method.ia3", f"{_REMOVE}, with method.type: LoRA"),
-    Limit("method.prefixTuning", f"{_REMOVE}, with method.type: LoRA"),
-    Limit("method.promptTuning", f"{_REMOVE}, with method.type: LoRA"),
+    Limit("method.type", "set LoRA", done=tuple(MethodType)),
+    Limit("method.lora.variant", "set Standard", done=tuple(LoRAVariant)),
+    Limit("method.quantization.type", "set NF4", done=tuple(QuantizationType)),
+    Limit("method.quantization.computeType", "set Auto", done=tuple(ComputeType)),
+    Limit("method.promptTuning.init", "set Random", done=tuple(PromptInit)),
 )
 _TRAINING = (
-    Limit(
-        "training.scheduler",
-        "set Cosine, Linear or Constant",
-        done=(Scheduler.COSINE, Scheduler.LINEAR, Scheduler.CONSTANT),
-    ),
-    Limit("training.decayFraction", f"{_REMOVE}, with scheduler: Cosine, Linear or Constant"),
-    Limit("training.optimizer", "set AdamW"),
+    Limit("training.scheduler", "set Cosine, Linear or Constant", done=tuple(Scheduler)),
+    Limit("training.optimizer", "set AdamW", done=tuple(Optimizer)),
     Limit("training.globalBatchTokens", "set training.globalBatchSize, in rows, instead"),
-    Limit("training.packing", "set Auto", done=(Switch.AUTO, Switch.ENABLED)),
-    Limit("training.deterministic", "set false; on the CPU a run is exact anyway"),
-    Limit("training.precision", "set BF16 or FP32", done=(Precision.AUTO, Precision.BF16, Precision.FP32)),
-    Limit(
-        "training.gradientCheckpointing",
-        "set Auto, and lower training.microBatchTokens to save memory",
-        done=(Switch.AUTO, Switch.DISABLED),
-    ),
-    Limit("training.earlyStopping", _REMOVE),
+    Limit("training.packing", "set Auto", done=tuple(Switch)),
+    Limit("training.precision", "set BF16 or FP32", done=tuple(Precision)),
+    Limit("training.gradientCheckpointing", "set Auto", done=tuple(Switch)),
+    Limit("training.earlyStopping.metric", "set ValidationLoss", done=tuple(EarlyStoppingMetric)),
     Limit("training.regularisation", _REMOVE),
-    Limit("training.evaluationSteps", _REMOVE),
 )
 _PARALLELISM = (
-    Limit("parallelism.strategy", "set DDP", done=(Strategy.AUTO, Strategy.DDP)),
-    Limit("parallelism.offload", "set None"),
-    Limit("parallelism.deepspeed", _REMOVE),
+    Limit("parallelism.strategy", "set DDP", done=tuple(Strategy)),
+    Limit("parallelism.offload", "set None", done=tuple(Offload)),
 )
 _CHECKPOINTS = (
     Limit("checkpoints.keepBest", f"{_REMOVE}; checkpoints.keepLast says how many are kept", done=(0, 1)),
@@ -157,15 +140,14 @@ _EVALUATION = (
 )
 _OUTPUT = (
     Limit("output.export", "set Last"),
-    Limit("output.adapter", "set true; the adapter is always written"),
     Limit("output.merged.precision", "set Base", done=tuple(MergedPrecision)),
     Limit("output.merged.verify", "set true; a merged model is always verified"),
     Limit("output.quantized", "set None"),
     *_store_limits("output.store"),
 )
-_TRACKING = tuple(
-    Limit(f"tracking.{tracker}", f"{_REMOVE}; the run's metrics.jsonl has every step")
-    for tracker in ("tensorBoard", "swanLab", "mlflow", "wandb")
+_TRACKING = (
+    Limit("tracking.swanLab.mode", "set Cloud", done=tuple(SwanLabMode)),
+    *_store_limits("tracking.tensorBoard.store"),
 )
 _FAILURE_POLICY = (Limit("failurePolicy.onOutOfMemory", "set Backoff", done=tuple(OnOutOfMemory)),)
 
@@ -190,7 +172,7 @@ def refuse_unsupported(spec: FineTuneJobSpec) -> None:
         f"{field}{_shown(value)} is not supported yet: {limit.instead}."
         for limit in LIMITS
         for field, value, default in _values(spec, "", limit.field.split("."))
-        if not limit.allows(value, default, stops_after_prepare=spec.stop_after is StopAfter.PREPARE)
+        if not limit.allows(value, default)
     ]
     if sentences:
         raise UserError(" ".join(sentences))

@@ -40,7 +40,7 @@ from finetune_api.spec.resources import Resources, StageResources, Toleration
 from finetune_api.spec.resume_from import ResumeFrom
 from finetune_api.spec.store import Addressing, Checksums, Store
 from finetune_api.spec.task import Task
-from finetune_api.spec.tracking import MLflow, SwanLab, TensorBoard, Tracking, WandB
+from finetune_api.spec.tracking import MLflow, SwanLab, SwanLabMode, TensorBoard, Tracking, WandB
 from finetune_api.spec.training import (
     EarlyStopping,
     EarlyStoppingMetric,
@@ -125,6 +125,7 @@ __all__ = [
     "Store",
     "Strategy",
     "SwanLab",
+    "SwanLabMode",
     "Switch",
     "Task",
     "TensorBoard",

@@ -91,6 +91,11 @@ METHOD_RULES = (
         "gradientCheckpointing: Auto",
     ),
     _refuse(
+        f"{_VIRTUAL_TOKENS} && {_SPLITS_PARAMETERS}",
+        "method.type PrefixTuning and PromptTuning with parallelism.strategy ZeRO3 or FSDP (or offload OptimizerAndParameters, which needs "
+        "them) are not shown to train right: set strategy: DDP or ZeRO2",
+    ),
+    _refuse(
         f"{_VIRTUAL_TOKENS} && self.training.packing == 'Enabled'",
         "method.type PrefixTuning and PromptTuning with training.packing Enabled: packed rows would share virtual tokens; set packing: Auto",
     ),
@@ -142,6 +147,11 @@ TRAINING_RULES = (
     _refuse(
         f"self.training.precision == 'FP16' && {_ON_CPU}",
         "training.precision FP16 needs GPUs, but parallelism.gpusPerNode is 0: set precision: Auto, or gpusPerNode",
+    ),
+    _refuse(
+        f"self.training.precision == 'FP16' && {_SPLITS}",
+        "training.precision FP16 with parallelism.strategy ZeRO or FSDP (or offload, which needs them): its loss scaling is not shown there; "
+        "set precision: BF16, or strategy: DDP and offload: None",
     ),
     _refuse(
         f"has(self.method.quantization) && self.method.quantization.computeType == 'FP16' && {_ON_CPU}",

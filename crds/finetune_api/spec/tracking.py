@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 from pydantic.config import JsonDict
 
-from finetune_api.base import MESSAGE_KEY, S3_URI_PATTERN, ApiModel
+from finetune_api.base import MESSAGE_KEY, S3_URI_PATTERN, ApiModel, CelRule
 from finetune_api.spec.references import TrackerSecretRef
 from finetune_api.spec.store import Store
 
@@ -32,9 +33,28 @@ class TensorBoard(ApiModel):
     store: Store | None = Field(default=None, description="store of uri. Default: output.store.")
 
 
-class SwanLab(ApiModel):
-    """A SwanLab server."""
+class SwanLabMode(StrEnum):
+    """Where SwanLab's runs are kept."""
 
+    CLOUD = "Cloud"
+    OFFLINE = "Offline"
+
+
+class SwanLab(ApiModel):
+    """A SwanLab server, or files that `swanlab sync` sends to one later."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            "self.mode != 'Offline' || !(has(self.uri) || has(self.secretRef))",
+            "tracking.swanLab.mode Offline reaches no server, but uri or secretRef names one: remove tracking.swanLab.uri and secretRef, or "
+            "set mode: Cloud",
+        ),
+    )
+
+    mode: SwanLabMode = Field(
+        default=SwanLabMode.CLOUD,
+        description="mode: Cloud reports to a server; Offline writes files to swanlab/ in the run's folder, for `swanlab sync`. Default: Cloud.",
+    )
     uri: ServerUri | None = Field(
         default=None,
         json_schema_extra=_SERVER_MESSAGE,

@@ -213,6 +213,16 @@ WRONG_TRACKING: list[tuple[str, dict[str, Any], str]] = [
         {"tracking__wandb": {"apiKey": "0123"}},
         'unknown field "spec.tracking.wandb.apiKey"',
     ),
+    (
+        "a server of a tracker that is offline",
+        {"tracking__swanLab": {"mode": "Offline", "uri": "https://swanlab.example.com"}},
+        "tracking.swanLab.mode Offline reaches no server, but uri or secretRef names one",
+    ),
+    (
+        "a key of a tracker that is offline",
+        {"tracking__swanLab": {"mode": "Offline", "secretRef": {"name": "swanlab"}}},
+        "remove tracking.swanLab.uri and secretRef, or set mode: Cloud",
+    ),
     ("an unknown tracker", {"tracking__comet": {}}, 'unknown field "spec.tracking.comet"'),
 ]
 

@@ -310,6 +310,21 @@ WRONG_PARALLELISM: list[tuple[str, dict[str, Any], str]] = [
         "method.type AdaLoRA with parallelism.strategy ZeRO or FSDP",
     ),
     (
+        "virtual tokens with ZeRO-3",
+        {**method("PromptTuning"), **spread("ZeRO3")},
+        "method.type PrefixTuning and PromptTuning with parallelism.strategy ZeRO3 or FSDP",
+    ),
+    (
+        "a prefix with FSDP",
+        {**method("PrefixTuning"), **spread("FSDP")},
+        "method.type PrefixTuning and PromptTuning with parallelism.strategy ZeRO3 or FSDP",
+    ),
+    (
+        "virtual tokens with offloaded parameters",
+        {**method("PromptTuning"), **spread("Auto", "OptimizerAndParameters")},
+        "method.type PrefixTuning and PromptTuning with parallelism.strategy ZeRO3 or FSDP",
+    ),
+    (
         "an 8-bit optimizer with ZeRO-2",
         {"training__optimizer": "AdamW8bit", **spread("ZeRO2")},
         "training.optimizer AdamW8bit and PagedAdamW8bit with parallelism.strategy ZeRO or FSDP",

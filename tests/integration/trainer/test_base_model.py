@@ -116,7 +116,7 @@ def test_a_hubs_model_comes_into_the_store_and_is_read_from_there(bench: Bench, 
         *SHARDS, "manifest.json", "chat_template.jinja", "config.json", "model.safetensors.index.json",
         "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
-    facts = inspect_model(bench.store, stored.uri, bench.spec().method.lora, origin=stored.origin)
+    facts = inspect_model(bench.store, stored.uri, bench.spec().method, origin=stored.origin).facts
     fetch_base_model(bench.store, facts, tmp_path / "fetched")
     for path in (tmp_path / "fetched").iterdir():
         assert path.read_bytes() == (bench.folder / path.name).read_bytes()
@@ -293,7 +293,7 @@ def test_two_jobs_bring_the_same_model_at_the_same_time(bench: Bench, tmp_path: 
 
     assert len(stored) == 3
     assert len(set(stored)) == 1
-    facts = inspect_model(bench.store, stored[0].uri, bench.spec().method.lora)
+    facts = inspect_model(bench.store, stored[0].uri, bench.spec().method).facts
     fetch_base_model(bench.store, facts, tmp_path / "fetched")
     assert (tmp_path / "fetched" / SHARDS[0]).read_bytes() == (bench.folder / SHARDS[0]).read_bytes()
 
@@ -465,7 +465,7 @@ def test_a_model_on_a_claim_comes_into_the_store(bench: Bench, claim: Path, tmp_
     stored = bench.ensure(model__source="pvc://models/qwen/tiny/")
 
     assert (stored.origin, stored.revision) == ("pvc://models/qwen/tiny", None)
-    facts = inspect_model(bench.store, stored.uri, bench.spec().method.lora, origin=stored.origin)
+    facts = inspect_model(bench.store, stored.uri, bench.spec().method, origin=stored.origin).facts
     fetch_base_model(bench.store, facts, tmp_path / "fetched")
     assert (tmp_path / "fetched" / SHARDS[1]).read_bytes() == (bench.folder / SHARDS[1]).read_bytes()
     assert {path.name for path in (claim / "qwen/tiny").iterdir()} == {
@@ -560,7 +560,7 @@ def test_a_bad_claim_is_refused_with_a_sentence(bench: Bench, claim: Path, case:
 
 def test_a_copy_that_was_removed_after_prepare_is_named_as_such(bench: Bench, tmp_path: Path) -> None:
     stored = bench.ensure()
-    facts = inspect_model(bench.store, stored.uri, bench.spec().method.lora, origin=stored.origin)
+    facts = inspect_model(bench.store, stored.uri, bench.spec().method, origin=stored.origin).facts
     bench.store.delete([f"{stored.uri}/{SHARDS[0]}"])
 
     with pytest.raises(UserError, match=rf"It is the store's copy of {SOURCE}: delete and re-apply"):
@@ -577,4 +577,4 @@ def test_sentences_about_the_copy_name_the_model_as_the_job_does(bench: Bench) -
     stored = bench.ensure()
 
     with pytest.raises(UserError, match=rf"Tensor extra of {SOURCE} has the type I8"):
-        inspect_model(bench.store, stored.uri, bench.spec().method.lora, origin=stored.origin)
+        inspect_model(bench.store, stored.uri, bench.spec().method, origin=stored.origin)

@@ -277,15 +277,32 @@ def test_a_full_disk_names_the_setting(bench: Workbench, monkeypatch: pytest.Mon
         bench.run()
 
 
-def test_held_out_rows_are_prepared_and_the_report_says_that_nobody_measures_on_them_yet(
+def test_validation_rows_are_kept_out_of_training_and_looked_at_once_an_epoch(
     bench: Workbench, store: ObjectStore, layout: RunLayout
 ) -> None:
-    message = bench.run(dataset__validation={"fraction": 0.2})
+    message = bench.run(dataset__validation={"fraction": 0.2}, training={"globalBatchSize": 4})
     assert message.prepared is not None
     assert (message.prepared.rows_used, message.prepared.rows_validation) == (16, 4)
-    warnings = json.loads(store.read_bytes(layout.data_report_json_uri))["warnings"]
-    assert any("rows of dataset.validation are kept out of training" in warning for warning in warnings)
-    bench.run(uid="fedcba9876543210", dataset__validation={"fraction": 0.2}, stopAfter="Prepare")
+    run_file = load_run_file(store, layout)
+    assert (run_file.dataset.rows_validation, run_file.evaluation_steps) == (4, 4)
+    assert not any("kept out" in warning for warning in warnings_of(store, layout))
+
+
+def test_the_report_says_that_nobody_measures_on_test_rows_yet(
+    bench: Workbench, store: ObjectStore, layout: RunLayout
+) -> None:
+    bench.write_rows(ROWS[:5], "test.jsonl")
+    bench.run(dataset__test=[{"source": f"s3://{bench.bucket}/test.jsonl"}])
+    sentence = "The rows of dataset.test are kept out of training"
+    assert any(warning.startswith(sentence) for warning in warnings_of(store, layout))
+    run_file = load_run_file(store, layout)
+    assert (run_file.dataset.rows_validation, run_file.evaluation_steps) == (0, None)
+
+
+def warnings_of(store: ObjectStore, layout: RunLayout) -> list[str]:
+    """What the run's data report warns of."""
+    report: dict[str, list[str]] = json.loads(store.read_bytes(layout.data_report_json_uri))
+    return report["warnings"]
 
 
 # --- as a process ----------------------------------------------------------------------------------------------
@@ -519,6 +536,41 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "is a mixture of experts",
     ),
+    "a mixture of experts whose weights are fused": (
+        lambda model: _save(
+            model, **{"model.layers.0.mlp.experts.gate_up_proj": np.zeros((2, 4, 4), np.float32)}
+        ),
+        "is a mixture of experts",
+    ),
+    "a kind of model that is not trained": (
+        _config(model_type="bloom", architectures=["BloomForCausalLM"]),
+        "names the model_type bloom, which is not trained yet: .* Set spec.model.source to a model of one of these",
+    ),
+    "weights of another width": (
+        _config(hidden_size=32),
+        r"Tensor model.embed_tokens.weight of s3://.* is \d+ x 16, but config.json says \d+ x 32 \(vocab_size \d+ and "
+        r"hidden size 32\). Put the config.json and the weights of one model into",
+    ),
+    "weights with another vocabulary": (_config(vocab_size=77), "is .* x 16, but config.json says 77 x 16"),
+    "fewer blocks than declared": (
+        _config(num_hidden_layers=3),
+        "says num_hidden_layers 3, but the files have 2 numbered blocks: block 2 has no tensor",
+    ),
+    "more blocks than declared": (
+        _config(num_hidden_layers=1),
+        "says num_hidden_layers 1, but the files have 2 numbered blocks: model.layers.1.input_layernorm.weight is there",
+    ),
+    "weights of another kind of model": (
+        lambda model: save_file(
+            {
+                "h.0.attn.c_attn.weight": np.zeros((4, 12), np.float32),
+                "wte.weight": np.zeros((9, 4), np.float32),
+            },
+            model / "model.safetensors",
+        ),
+        r"says model_type qwen3, whose embedding is embed_tokens.weight, but the files have no such tensor; the first "
+        r"they have is h.0.attn.c_attn.weight",
+    ),
     "a tokenizer that is none": (
         _write("tokenizer.json", "{}"),
         "tokenizer.json of the model cannot be read",
@@ -533,7 +585,10 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         "is not valid Jinja .* set dataset.chatTemplate",
     ),
     "a tokenizer larger than the model": (
-        lambda model: save_file(make_tensors(vocabulary_size=100), model / "model.safetensors"),
+        lambda model: (
+            write_model_folder(model, vocab_size=100),
+            save_file(make_tensors(vocabulary_size=100), model / "model.safetensors"),
+        ),
         r"has token ids up to \d+, the model's vocabulary ends at 99",
     ),
 }
@@ -553,8 +608,8 @@ def test_a_model_that_mentions_logit_settings_without_using_them_is_prepared(ben
 
 
 def test_what_is_not_supported_is_refused_before_the_store_is_asked(bench: Workbench) -> None:
-    with pytest.raises(UserError, match=r"method\.type QLoRA is not supported yet: set LoRA"):
-        bench.run(method__type="QLoRA", output__uri="s3://nowhere/model")
+    with pytest.raises(UserError, match=r"output\.quantized NF4 is not supported yet: set None"):
+        bench.run(output__quantized="NF4", output__uri="s3://nowhere/model")
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
@@ -562,9 +617,9 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         {"method__lora__targetModules": ["q_proj", "query"]},
         "names query, which is no linear layer of the model's blocks. It has down_proj, gate_proj",
     ),
-    "an embedding as target": (
-        {"method__lora__targetModules": ["embed_tokens"]},
-        "names embed_tokens, which is no linear",
+    "a norm as target": (
+        {"method__lora__targetModules": ["input_layernorm"]},
+        r"names input_layernorm, which is no linear .* Beside them, embed_tokens and lm_head can be named\.",
     ),
     "auto beside names": (
         {"method__lora__targetModules": ["auto", "q_proj"]},
@@ -580,7 +635,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a disk smaller than the model": (
         {"resources__ephemeralStorage": "10Ki"},
-        r"resources.ephemeralStorage 10Ki is too small: the base model's files alone need 0.1 MiB. Raise",
+        r"resources.ephemeralStorage 10Ki is too small: the base model's files and a checkpoint alone need 0.\d MiB. Raise",
     ),
     "an export disk smaller than the model": (
         {"resources__export__ephemeralStorage": "10Ki"},
@@ -588,7 +643,8 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "memory smaller than the weights, on the CPU": (
         {"resources__memory": "10k", "parallelism__gpusPerNode": 0},
-        "resources.memory 10k is too small: the base model's weights, on the CPU, alone need 0.0 MiB",
+        "resources.memory 10k is too small: the base model's weights and what is trained beside them, on the CPU, alone "
+        r"need 0.\d MiB",
     ),
     "a chat template that is not Jinja": (
         {"dataset__chatTemplate": "{% for %}"},

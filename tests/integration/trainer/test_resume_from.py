@@ -104,6 +104,18 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
         "its method.lora.rank is 16, this one's 8. Set the same here, or remove resumeFrom",
     ),
     "other modules": ({"method__lora__targetModules": ["q_proj"]}, "this one's q_proj"),
+    "another method": (
+        {"method": {"type": "Full"}},
+        "its method.type is LoRA, this one's Full. Set the same",
+    ),
+    "other modules of IA3": (
+        {"method": {"type": "IA3", "ia3": {"targetModules": ["k_proj"], "feedforwardModules": ["k_proj"]}}},
+        "its method.type is LoRA, this one's IA3. Set the same",
+    ),
+    "another optimizer": (
+        {"training__optimizer": "AdamW8bit"},
+        "its training.optimizer is AdamW, this one's AdamW8bit",
+    ),
     "another batch": ({"training__globalBatchSize": 4}, "its training.globalBatchSize is 16, this one's 4"),
     "another seed": ({"training__seed": 1}, "its training.seed is 42, this one's 1"),
     "other data settings": (
@@ -136,6 +148,18 @@ def test_names_that_auto_stands_for_are_no_difference(runs: Runs) -> None:
     runs.save(runs.earlier, 4)
     names = list(load_run_file(runs.store, runs.earlier).model.target_modules)
     assert runs.bench.run(**RESUME, method__lora__targetModules=names).reason == "Prepared"
+
+
+def test_names_of_ia3_are_compared_as_they_were_resolved(runs: Runs) -> None:
+    ia3 = {"type": "IA3", "ia3": {"targetModules": ["k_proj", "v_proj"], "feedforwardModules": ["v_proj"]}}
+    runs.prepare_earlier(method={"type": "IA3"})
+    runs.save(runs.earlier, 4)
+    sentence = (
+        "its method.ia3.targetModules are down_proj, k_proj, v_proj, this one's k_proj, v_proj; "
+        "its method.ia3.feedforwardModules are down_proj, this one's v_proj"
+    )
+    with pytest.raises(UserError, match=sentence):
+        runs.bench.run(**RESUME, method=ia3)
 
 
 @pytest.mark.parametrize("what", ["model", "rows"])
