@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
-# peft, transformers and accelerate import these wherever they are installed: several seconds, and a device probe.
-_UNUSED = ("bitsandbytes", "deepspeed")
+# peft, transformers, accelerate and DeepSpeed import some of these wherever they are installed: several seconds (MLflow
+# alone four), and a device probe. A run that opens a tracker keeps its package (trackers.list_packages).
+_UNUSED = ("PIL", "bitsandbytes", "deepspeed", "mlflow", "swanlab", "tensorboard", "wandb")
 
 
-def leave_out_unused_packages() -> None:
-    """Make them not importable, as if they were not installed."""
+def leave_out_unused_packages(keep: Collection[str] = ()) -> None:
+    """Make all but `keep` not importable, as if they were not installed."""
     for name in _UNUSED:
-        # None is Python's own way to say so: import machinery, sys.modules.
-        sys.modules[name] = None  # type: ignore[assignment]
+        if name not in keep:
+            # None is Python's own way to say so: import machinery, sys.modules.
+            sys.modules[name] = None  # type: ignore[assignment]
