@@ -6,7 +6,7 @@ RUN := $(UV) run --frozen --all-extras
 export PATH := $(CURDIR)/.tools/uv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quickstart-clean test lint types format generate unit integration e2e test-faults bench-operator bench-data environment cluster-up cluster-down clean
+.PHONY: help quickstart quickstart-clean test lint types format generate unit integration trainer e2e test-faults test-matrix bench-operator bench-data bench-trainer environment cluster-up cluster-down clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ quickstart: environment ## A real cluster, a real FineTuneJob, a merged model pu
 quickstart-clean: environment ## Remove what the quickstart made: its job, its cluster and its files
 	@$(RUN) python -m examples.quickstart --clean
 
-test: environment ## Everything CI runs: lint, types, contracts, unit, integration, e2e
+test: environment ## Everything CI runs: lint, types, contracts, unit, trainer, integration, e2e
 	@$(RUN) python tools/run_suites.py
 
 lint: environment ## Formatting, lint rules and import contracts
@@ -28,6 +28,9 @@ types: environment ## mypy --strict
 
 unit: environment ## Unit and architecture tests
 	@$(RUN) python tools/run_suites.py architecture unit
+
+trainer: environment ## The trainer for real, on tiny models: the cells of the support matrix that stand for all of them
+	@$(RUN) python tools/run_suites.py trainer
 
 integration: environment ## Tests on a real kube-apiserver and a real S3 server
 	@$(RUN) python tools/run_suites.py integration
@@ -41,8 +44,14 @@ bench-operator: environment ## Measure the operator: every bar a line, all of th
 bench-data: environment ## Measure the preparation of data: throughput, memory, near duplicates, in benchmarks/results/data.json (10 quiet minutes)
 	@$(RUN) python -m benchmarks.data
 
+bench-trainer: environment ## Measure the trainer against transformers.Trainer and TRL, in benchmarks/results/trainer.json (an hour, quiet)
+	@$(RUN) python -m benchmarks.trainer
+
 test-faults: environment ## The long loops of the fault tests: every crash point several times, 1,000 jobs, 50 attempts (half an hour)
 	@$(RUN) python tools/run_suites.py faults
+
+test-matrix: environment ## Train every supported cell of the support matrix, and write down what was seen (half an hour)
+	@$(RUN) python tools/run_suites.py matrix && $(RUN) python -m tests.matrix.document
 
 format: environment ## Format the code and mend what ruff can mend
 	@$(RUN) ruff format . && $(RUN) ruff check --fix .

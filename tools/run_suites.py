@@ -54,11 +54,15 @@ SUITES = (
     Suite("lock", ("uv", "lock", "--check"), 0.2),
     pytest_suite("architecture", 0.5, "tests/architecture"),
     pytest_suite("unit", 3, "tests/unit"),
+    pytest_suite("trainer", 12, "tests/matrix"),
     pytest_suite("integration", 25, "tests/integration"),
     pytest_suite("e2e", 12, "tests/e2e"),
 )
 # Only where they are named: what takes too long for every day.
-LONG_SUITES = (pytest_suite("faults", 30, "-m", "long_fault", "tests/integration"),)
+LONG_SUITES = (
+    pytest_suite("faults", 30, "-m", "long_fault", "tests/integration"),
+    pytest_suite("matrix", 30, "-m", "whole_matrix", "tests/matrix"),
+)
 
 
 def run(suite: Suite) -> Outcome:

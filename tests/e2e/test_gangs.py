@@ -18,6 +18,8 @@ def test_ranks_of_one_pod_and_of_two_nodes_learn_what_one_process_learns(jobs: J
     jobs.apply("one")
     jobs.apply("pod", parallelism__gpusPerNode=2)
     jobs.apply("nodes", parallelism__gpusPerNode=1, **on_two_nodes(LINKS[0]))
+    zero = {"parallelism__gpusPerNode": 1, "parallelism__strategy": "ZeRO2"}
+    jobs.apply("zero", **zero, **on_two_nodes(LINKS[0]))
     jobs.wait_until("nodes", "training", lambda s: s.get("progress", {}).get("step", 0) > 0)
     assert [pod["spec"]["hostname"] for pod in jobs.pods("nodes")] == ["nodes-train-1-0", "nodes-train-1-1"]
     assert {pod["spec"]["nodeName"] for pod in jobs.pods("nodes")} == {node.name for node in nodes.NODES}
@@ -31,6 +33,12 @@ def test_ranks_of_one_pod_and_of_two_nodes_learn_what_one_process_learns(jobs: J
     assert two["outputs"]["manifestDigest"] == pod["outputs"]["manifestDigest"]
     assert largest_difference(jobs, one, two) <= LARGEST_WEIGHT_DIFFERENCE
 
+    split_up = jobs.wait_for("zero", "Succeeded")
+    assert (split_up["effective"]["strategy"], split_up["effective"]["worldSize"]) == ("ZeRO2", 2)
+    assert losses(jobs, split_up) == pytest.approx(losses(jobs, one), abs=1e-4)
+    assert largest_difference(jobs, one, split_up) <= LARGEST_WEIGHT_DIFFERENCE
+    assert largest_adapter_difference(jobs, one, split_up) <= LARGEST_WEIGHT_DIFFERENCE
+
 
 def losses(jobs: Jobs, status: JsonObject) -> list[float]:
     return [line["loss"] for line in jobs.metrics(status)]
@@ -38,9 +46,19 @@ def losses(jobs: Jobs, status: JsonObject) -> list[float]:
 
 def largest_difference(jobs: Jobs, *statuses: JsonObject) -> float:
     """The largest difference of one weight between two merged models."""
+    return _largest_difference(jobs, *(f"{s['outputs']['mergedURI']}/model.safetensors" for s in statuses))
+
+
+def largest_adapter_difference(jobs: Jobs, *statuses: JsonObject) -> float:
+    """The largest difference of one weight between two adapters."""
+    files = (f"{s['outputs']['adapterURI']}/adapter_model.safetensors" for s in statuses)
+    return _largest_difference(jobs, *files)
+
+
+def _largest_difference(jobs: Jobs, *uris: str) -> float:
     from safetensors.torch import load
 
-    one, two = (load(jobs.bucket.read(f"{s['outputs']['mergedURI']}/model.safetensors")) for s in statuses)
+    one, two = (load(jobs.bucket.read(uri)) for uri in uris)
     assert one.keys() == two.keys()
     return max(float((one[name].float() - two[name].float()).abs().max()) for name in one)
 

@@ -11,13 +11,16 @@ import torch
 
 from finetune_api.job_file import JobFile
 from finetune_api.progress import CheckpointReport
+from finetune_api.spec import Strategy
 from finetune_trainer.checkpoints import download_checkpoint
 from finetune_trainer.earlier_run import layout_of_run
 from finetune_trainer.gang import Gang, join_gang
 from finetune_trainer.heartbeat import Heart, Phase
 from finetune_trainer.logs import quiet_libraries
+from finetune_trainer.memory_estimate import estimate_memory
 from finetune_trainer.micro_batch_bound import MicroBatchBound, decide_micro_batch_bound
 from finetune_trainer.model import ComputePrecision, decide_precision
+from finetune_trainer.parallelism import ParallelPlan, decide_plan, needs_process_group
 from finetune_trainer.run_file import RunFile
 from finetune_trainer.snapshot import TrainerSnapshot, load_snapshot
 from finetune_trainer.starting_point import checkpoint_report
@@ -40,10 +43,22 @@ class Attempt:
     start: StartingPoint
     snapshot: TrainerSnapshot | None
     gang: Gang
+    plan: ParallelPlan
     precision: ComputePrecision
     micro_batch_bound: MicroBatchBound
     store: ObjectStore
     heart: Heart
+
+    @property
+    def host(self) -> torch.device:
+        """Where what is split up is loaded."""
+        return torch.device("cpu")
+
+    @property
+    def is_memory_tight(self) -> bool:
+        """Whether weights, gradients and moments leave less than half of the device to activations."""
+        total = device_memory_bytes(self.gang.device)
+        return total is not None and self.plan.needed_bytes > total // 2
 
     @property
     def resumed_from(self) -> CheckpointReport | None:
@@ -54,9 +69,14 @@ class Attempt:
 def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
     """Meet the other ranks, read what the launcher settled, and learn from rank 0 where to start."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    torch.use_deterministic_algorithms(job.spec.training.deterministic)
     quiet_libraries()
     gang_start = timedelta(seconds=job.spec.failure_policy.gang_start_timeout_seconds)
-    gang = join_gang(gang_start + _LOADING_MARGIN)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    gang = join_gang(
+        gang_start + _LOADING_MARGIN,
+        needs_group=needs_process_group(job.spec.parallelism, world_size),
+    )
     heart = Heart(work.heartbeat(gang.rank))
     hand_over = work.wait_for_hand_over()
     heart.enter(Phase.LOADING)
@@ -72,11 +92,40 @@ def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
         start=start,
         snapshot=load_snapshot(work.resume) if start.checkpoint else None,
         gang=gang,
-        precision=decide_precision(job.spec.training.precision, gang.device.type),
+        plan=plan_parallelism(job, hand_over.run_file, gang),
+        precision=decide_precision(job.spec.training.precision, gang.device.type, job.spec.method.type),
         micro_batch_bound=decide_micro_batch_bound(job.spec.training, gang.device.type, job.memory_backoff),
         store=store,
         heart=heart,
     )
+
+
+def plan_parallelism(job: JobFile, run_file: RunFile, gang: Gang) -> ParallelPlan:
+    """Decide how ranks share the work, from what the model takes and what a device has."""
+    spec, facts = job.spec, run_file
+
+    def estimate_bytes(strategy: Strategy) -> int:
+        return estimate_memory(
+            facts.model.parameter_count,
+            facts.method.trainable_count,
+            spec.method,
+            spec.training.precision,
+            gang.world_size,
+            strategy,
+            optimizer=spec.training.optimizer,
+        ).total
+
+    # One process shares with nobody, which takes what DDP takes in each.
+    plan = decide_plan(spec, gang.world_size, device_memory_bytes(gang.device), estimate_bytes)
+    logger.info("strategy %s: %s", plan.name, plan.reason)
+    return plan
+
+
+def device_memory_bytes(device: torch.device) -> int | None:
+    """What the device has in all; None for a CPU, whose pod shares its memory between ranks."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def bring_checkpoint(

@@ -1,4 +1,4 @@
-"""Attention that never crosses from one packed row into another: one causal SDPA call per row.
+"""Attention that never crosses from one packed row into another: one kernel for all rows on GPUs, else one call a row.
 
 Registered as an attention implementation of transformers, so that Qwen2, Qwen3, Llama and every other architecture
 that asks ALL_ATTENTION_FUNCTIONS takes it. Where rows end is passed explicitly, as the forward pass's keyword
@@ -7,11 +7,19 @@ that asks ALL_ATTENTION_FUNCTIONS takes it. Where rows end is passed explicitly,
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
+from itertools import accumulate
+
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 PACKED_ATTENTION = "finetune_packed"
+# What the kernel for rows of any length takes. Source: torch.nn.attention.varlen, which runs FlashAttention.
+_KERNEL_DTYPES = (torch.bfloat16, torch.float16)
+_KERNEL_MOST_DIMENSIONS = 256
+_KERNEL_LEAST_CAPABILITY = (8, 0)
 
 
 def packed_attention(
@@ -35,6 +43,8 @@ def packed_attention(
     """
     assert attention_mask is None, "packed rows carry their boundaries, not a mask"
     assert softcap is None and s_aux is None, "prepare refuses models with soft-capping or attention sinks"
+    if _takes_kernel(query, dropout):
+        return _attend_at_once(query, key, value, document_lengths, scaling, sliding_window), None
     lengths = list(document_lengths)
     outputs = [
         scaled_dot_product_attention(
@@ -60,6 +70,58 @@ def packed_attention(
 def register_packed_attention() -> None:
     """Make the implementation known to transformers. No mask function goes with it: models then build none."""
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+
+
+def _takes_kernel(query: torch.Tensor, dropout: float) -> bool:
+    """Whether one kernel can do all rows. Its backward pass sums in any order, so a deterministic run goes without."""
+    return (
+        query.is_cuda
+        and query.dtype in _KERNEL_DTYPES
+        and dropout == 0.0
+        and query.shape[-1] <= _KERNEL_MOST_DIMENSIONS
+        and query.shape[-1] % 8 == 0
+        and not torch.are_deterministic_algorithms_enabled()
+        and _has_kernel(query.device)
+    )
+
+
+@cache
+def _has_kernel(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= _KERNEL_LEAST_CAPABILITY
+
+
+def _attend_at_once(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    document_lengths: tuple[int, ...],
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """Attend within all rows by one kernel. Shapes as in packed_attention; returns [1, tokens, heads, d]."""
+    bounds, longest = _row_bounds(document_lengths, query.device), max(document_lengths)
+    # The kernel counts the positions before a token, SDPA's window counts the token too.
+    before = -1 if sliding_window is None else sliding_window - 1
+    attended = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(before, 0),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    assert isinstance(attended, torch.Tensor), "nothing but the output was asked for"
+    return attended[None]
+
+
+@lru_cache(maxsize=4)
+def _row_bounds(document_lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Where rows begin and end, int32 [rows + 1]: the same for all layers of a micro-batch."""
+    return torch.tensor([0, *accumulate(document_lengths)], dtype=torch.int32, device=device)
 
 
 def _window_mask(query: torch.Tensor, sliding_window: int | None) -> torch.Tensor | None:

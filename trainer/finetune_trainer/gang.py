@@ -18,7 +18,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from finetune_trainer import errors
 from finetune_trainer.errors import StageError
@@ -102,8 +102,10 @@ class Gang:
         dist.barrier(group=self.agreements)
 
 
-def join_gang(limit: timedelta) -> Gang:
+def join_gang(limit: timedelta, *, needs_group: bool = False) -> Gang:
     """Meet the other ranks as the environment says (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+
+    A single rank meets nobody; with `needs_group` it has a group of its own, as ZeRO and FSDP ask for.
 
     Raises an error of torch's, or TimeoutError, when they have not all come after `limit`.
     """
@@ -111,10 +113,12 @@ def join_gang(limit: timedelta) -> Gang:
     rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     device = _device(local_rank)
     if world_size == 1:
+        if needs_group:
+            dist.init_process_group(_backend(device), store=HashStore(), rank=0, world_size=1)
         return Gang(rank, local_rank, world_size, device)
     store = _meet(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank, world_size, limit)
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        _backend(device),
         store=PrefixStore("collectives", store),
         rank=rank,
         world_size=world_size,
@@ -128,7 +132,7 @@ def join_gang(limit: timedelta) -> Gang:
 
 def leave_gang(gang: Gang) -> None:
     """Close the connections after a run that went well."""
-    if gang.world_size > 1:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -162,6 +166,11 @@ def _device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def _backend(device: torch.device) -> str:
+    # What is offloaded to the host is brought together there.
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 def _failure_of(action: Callable[[], None]) -> StageError | None:

@@ -1,9 +1,9 @@
 """The stall watchdog, in two halves: ranks note what they are doing in a file, the launcher looks whether it changes.
 
 It stands outside the ranks, because a rank that hangs in a collective or a driver cannot watch itself. Between two
-steps of training `failurePolicy.stallTimeoutSeconds` may pass. Everything else (loading with the first step, saving,
-committing) depends on the size of the model and on the store, and gets at least half an hour, each from its own
-beginning. Torch-free.
+steps of training `failurePolicy.stallTimeoutSeconds` may pass. Everything else (loading with the first step,
+evaluating, saving, committing) depends on the size of the model and on the store, and gets at least half an hour, each
+from its own beginning. Torch-free.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Phase(StrEnum):
 
     LOADING = "loading"
     TRAINING = "training"
+    EVALUATING = "evaluating"
     SAVING = "saving a checkpoint"
     COMMITTING = "committing the result"
 

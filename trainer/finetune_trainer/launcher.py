@@ -19,6 +19,7 @@ from finetune_api import names
 from finetune_api.job_file import JobFile
 from finetune_api.reasons import Reason
 from finetune_api.termination import TerminationMessage, TrainedFacts
+from finetune_trainer.adapter_source import adapter_store
 from finetune_trainer.base_model import base_model_store
 from finetune_trainer.cgroup import oom_kills
 from finetune_trainer.checkpoints import claim_incarnation
@@ -26,11 +27,12 @@ from finetune_trainer.conclusion import conclude
 from finetune_trainer.data.prepared import download_prepared, split_file_name
 from finetune_trainer.data.rows import Split
 from finetune_trainer.errors import Preempted, RankLost, StageError, Stalled
-from finetune_trainer.fetching import fetch_base_model
+from finetune_trainer.fetching import fetch_adapter, fetch_base_model
 from finetune_trainer.heartbeat import Watchdog
+from finetune_trainer.parallelism import needs_process_group
 from finetune_trainer.placement import Placement, decide_placement
 from finetune_trainer.rank_processes import RankEnd, RankProcesses, process_arguments
-from finetune_trainer.run_file import load_run_file
+from finetune_trainer.run_file import RunFile, load_run_file
 from finetune_trainer.starting_point import restore_starting_point
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.trained import load_trained_facts
@@ -99,7 +101,13 @@ def run_ranks(
 ) -> list[RankEnd]:
     """Start one process a GPU, or a single one; bring what they need while they import torch; wait for all."""
     work.clear_messages()
-    ranks = RankProcesses(process_arguments(job_path), placement, save_seconds=seconds_to_save())
+    ranks = RankProcesses(
+        process_arguments(job_path),
+        placement,
+        save_seconds=seconds_to_save(),
+        needs_group=needs_process_group(job.spec.parallelism, placement.world_size),
+        is_deterministic=job.spec.training.deterministic,
+    )
     ranks.start()
     try:
         lay_out(job, work, store, placement)
@@ -118,11 +126,19 @@ def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore, placement: Pl
     run_file = load_run_file(store, job.layout)
     incarnation = claim_incarnation(store, job.layout) if placement.is_first_node else None
     fetch_base_model(ObjectStore.open(base_model_store(job.spec)), run_file.model, work.model)
-    download_prepared(store, run_file.dataset.prepared_uri, work.data, [split_file_name(Split.TRAIN)])
+    if run_file.adapter is not None:
+        fetch_adapter(ObjectStore.open(adapter_store(job.spec)), run_file.adapter, work.earlier_adapter)
+    download_prepared(store, run_file.dataset.prepared_uri, work.data, splits_of(run_file))
     start = None
     if incarnation is not None:
         start = StartingPoint(incarnation=incarnation, checkpoint=restore_starting_point(job, work, store))
     work.write_hand_over(HandOver(run_file=run_file, start=start))
+
+
+def splits_of(run_file: RunFile) -> list[str]:
+    """The files of rows that training reads."""
+    wanted = [Split.TRAIN] if run_file.evaluation_steps is None else [Split.TRAIN, Split.VALIDATION]
+    return [split_file_name(split) for split in wanted]
 
 
 def watch_ranks(

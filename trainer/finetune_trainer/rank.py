@@ -18,14 +18,18 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_api.job_file import JobFile
 from finetune_api.reasons import FAILURE_CLASS_OF_EXIT_CODE
+from finetune_api.spec import FineTuneJobSpec, MethodType, Optimizer
 from finetune_api.termination import TrainedFacts
 from finetune_trainer.errors import StageError
 from finetune_trainer.job import load_job
 from finetune_trainer.logs import configure_logging
 from finetune_trainer.memory_errors import out_of_memory
+from finetune_trainer.parallelism import may_use_deepspeed
 from finetune_trainer.stop_request import StopRequest
 from finetune_trainer.termination import failure_of
+from finetune_trainer.trackers import list_packages
 from finetune_trainer.unused_packages import leave_out_unused_packages
 from finetune_trainer.work_directory import RankResult, WorkDirectory
 
@@ -63,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(job_path: Path, work: WorkDirectory, stop: StopRequest, rank: int) -> RankResult:
     try:
-        facts: TrainedFacts = _import_train().train(load_job(job_path), work, stop)
+        job = load_job(job_path)
+        facts: TrainedFacts = _import_train(job).train(job, work, stop)
     except Exception as error:
         return _failed(error, rank)
     message = f"Training is done: {facts.step} steps."
@@ -97,9 +102,25 @@ def describe_unexpected(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _import_train() -> ModuleType:
-    leave_out_unused_packages()
+def _import_train(job: JobFile) -> ModuleType:
+    leave_out_unused_packages(packages_of(job.spec))
+    if job.spec.parallelism.gpus_per_node == 0:
+        # DeepSpeed would look for every kind of device that it knows.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     return importlib.import_module("finetune_trainer.train")
+
+
+def packages_of(spec: FineTuneJobSpec) -> frozenset[str]:
+    """Packages that this run imports, of those that cost time wherever they are installed."""
+    world_size = spec.parallelism.nodes * max(1, spec.parallelism.gpus_per_node)
+    needs_bitsandbytes = (
+        spec.method.type is MethodType.QLORA or spec.training.optimizer is not Optimizer.ADAM_W
+    )
+    return (
+        list_packages(spec.tracking)
+        | (frozenset({"bitsandbytes"}) if needs_bitsandbytes else frozenset())
+        | (frozenset({"deepspeed"}) if may_use_deepspeed(spec.parallelism, world_size) else frozenset())
+    )
 
 
 def _die_with_launcher() -> None:

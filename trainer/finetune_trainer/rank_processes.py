@@ -48,11 +48,19 @@ class RankProcesses:
     """All ranks of the pod, under the numbers that they have in the whole gang."""
 
     def __init__(
-        self, arguments: Sequence[str], placement: Placement, *, save_seconds: float | None = None
+        self,
+        arguments: Sequence[str],
+        placement: Placement,
+        *,
+        save_seconds: float | None = None,
+        needs_group: bool = False,
+        is_deterministic: bool = False,
     ) -> None:
         self._arguments = [sys.executable, *arguments]
         self._placement = placement
         self._save_seconds = save_seconds
+        self._needs_group = needs_group or placement.world_size > 1
+        self._is_deterministic = is_deterministic
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._printers: list[threading.Thread] = []
         self._terminated_at: float | None = None
@@ -60,9 +68,10 @@ class RankProcesses:
     def start(self) -> None:
         """Start one process a rank."""
         placement = self._placement
-        port = placement.master_port or (free_port() if placement.world_size > 1 else 0)
+        port = placement.master_port or (free_port() if self._needs_group else 0)
         threads = max(1, usable_cpus() // placement.ranks_per_node)
-        shared = {**default_environment(placement, threads), **os.environ}
+        defaults = default_environment(placement, threads, is_deterministic=self._is_deterministic)
+        shared = {**defaults, **os.environ}
         logger.info(
             "starting %d training process(es) of %d with %s thread(s) each",
             placement.ranks_per_node,
@@ -70,7 +79,8 @@ class RankProcesses:
             shared["OMP_NUM_THREADS"],
         )
         for rank in placement.ranks:
-            self._processes[rank] = self._spawn(rank, {**shared, **rank_environment(rank, placement, port)})
+            place = rank_environment(rank, placement, port, needs_group=self._needs_group)
+            self._processes[rank] = self._spawn(rank, {**shared, **place})
 
     def terminate(self) -> None:
         """Pass SIGTERM on, once: the ranks finish their step and save. Safe to call from a signal handler."""
@@ -153,10 +163,15 @@ class RankProcesses:
         return process
 
 
-def default_environment(placement: Placement, threads: int) -> dict[str, str]:
+def default_environment(
+    placement: Placement, threads: int, *, is_deterministic: bool = False
+) -> dict[str, str]:
     """How libraries are tuned where neither the job's spec.env nor the image says otherwise."""
     # Threads that wait by spinning burn the CPU quota that the others of a pod, or of a busy node, need.
     environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    if is_deterministic:
+        # cuBLAS reads it once, before its first product. Source: torch.use_deterministic_algorithms.
+        environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     if placement.world_size > 1:
         # torch remarks on every run that no parameter is unused; why it looks for them says training.py.
         environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
@@ -166,9 +181,11 @@ def default_environment(placement: Placement, threads: int) -> dict[str, str]:
     return environment
 
 
-def rank_environment(rank: int, placement: Placement, port: int) -> dict[str, str]:
-    """The variables by which a rank knows its place. A single one gets none: torch then sets up no process group."""
-    if placement.world_size == 1:
+def rank_environment(
+    rank: int, placement: Placement, port: int, *, needs_group: bool | None = None
+) -> dict[str, str]:
+    """The variables by which a rank knows its place. A single one mostly gets none: there is no process group then."""
+    if not (placement.world_size > 1 if needs_group is None else needs_group):
         return dict(_OWN_REPORTS_ONLY)
     return {
         **_OWN_REPORTS_ONLY,

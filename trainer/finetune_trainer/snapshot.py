@@ -1,7 +1,7 @@
 """The state of a run as files: what a checkpoint holds beside the commit protocol.
 
-Adapter, optimizer moments by parameter name, schedule, random numbers of every rank, counters. safetensors and JSON,
-nothing pickled. Saved by name, so a run may go on with another number of ranks.
+Trained parameters and optimizer moments by name (state_files.py), schedule, random numbers of every rank, counters.
+safetensors and JSON, nothing pickled. Saved by name, so a run may go on with another number of ranks.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
-from pydantic import JsonValue
-from safetensors.torch import load_file, save, save_file
-from torch.optim import Optimizer
+from pydantic import Field, JsonValue, ValidationError
+from safetensors.torch import load_file, save
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from finetune_api.base import ApiModel
-from finetune_trainer.adapters import SAFETENSORS_METADATA, save_adapter
+from finetune_trainer.adapters import SAFETENSORS_METADATA
+from finetune_trainer.early_stopping import EarlyStoppingState
+from finetune_trainer.engines import Engine
+from finetune_trainer.engines.engine import LossScale
+from finetune_trainer.errors import UserError
 from finetune_trainer.gang import Gang
+from finetune_trainer.state_files import restore_moments, restore_parameters
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
-_SEPARATOR = "|"
 
 NumpyWords = np.ndarray[tuple[int], np.dtype[np.uint32]]
 
@@ -37,7 +38,7 @@ NumpyWords = np.ndarray[tuple[int], np.dtype[np.uint32]]
 class TrainerSnapshot(ApiModel):
     """`state.json`: the small part of a checkpoint. The position in the data follows from `step` and the seed."""
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     step: int
     world_size: int
     threads: int
@@ -45,36 +46,23 @@ class TrainerSnapshot(ApiModel):
     torch_version: str
     scheduler: dict[str, JsonValue]
     group_learning_rates: tuple[float, ...]
+    # fp16's loss scaling; empty for other number formats.
+    loss_scale: LossScale = Field(default_factory=dict)
+    early_stopping: EarlyStoppingState | None = None
 
 
 @dataclass(frozen=True)
 class LiveState:
-    """What training changes, as Trainer hands it to callbacks."""
+    """What training changes beside what the method keeps: parameters and moments by name, and the schedule."""
 
-    model: PeftModel
-    optimizer: Optimizer
+    engine: Engine
     scheduler: LRScheduler
 
-    @classmethod
-    def from_callback(cls, arguments: Mapping[str, object]) -> LiveState:
-        """Take the keyword arguments of a callback."""
-        model, optimizer = arguments["model"], arguments["optimizer"]
-        scheduler = arguments["lr_scheduler"]
-        assert isinstance(model, PeftModel), "the adapter's model is what is trained"
-        assert isinstance(optimizer, Optimizer), "accelerate's optimizer is one of torch's"
-        assert isinstance(scheduler, LRScheduler), "the schedules in use are torch's"
-        return cls(model, optimizer, scheduler)
 
-
-def save_shared_state(directory: Path, step: int, live: LiveState, gang: Gang) -> None:
-    """Write what is the same on every rank: called by rank 0."""
-    save_adapter(live.model, directory)
-    moments = {
-        f"{name}{_SEPARATOR}{key}": tensor.detach().cpu().contiguous()
-        for name, state in _named_optimizer_state(live)
-        for key, tensor in state.items()
-    }
-    save_file(dict(sorted(moments.items())), directory / OPTIMIZER_NAME, metadata=SAFETENSORS_METADATA)
+def save_snapshot(
+    directory: Path, step: int, live: LiveState, gang: Gang, early_stopping: EarlyStoppingState | None
+) -> None:
+    """Write the small part: called by rank 0."""
     snapshot = TrainerSnapshot(
         step=step,
         world_size=gang.world_size,
@@ -82,25 +70,31 @@ def save_shared_state(directory: Path, step: int, live: LiveState, gang: Gang) -
         device_type=gang.device.type,
         torch_version=torch.__version__,
         scheduler=_plain_state(live.scheduler.state_dict()),
-        group_learning_rates=tuple(float(group["lr"]) for group in live.optimizer.param_groups),
+        group_learning_rates=tuple(float(group["lr"]) for group in live.engine.schedules.param_groups),
+        loss_scale=live.engine.loss_scale(),
+        early_stopping=early_stopping,
     )
     (directory / STATE_NAME).write_text(snapshot.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def load_snapshot(directory: Path) -> TrainerSnapshot:
     """Read the small part of a downloaded checkpoint."""
-    return TrainerSnapshot.model_validate_json((directory / STATE_NAME).read_text(encoding="utf-8"))
+    try:
+        return TrainerSnapshot.model_validate_json((directory / STATE_NAME).read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise UserError(
+            "The checkpoint to go on from was written by another release of the trainer. Set spec.image to that "
+            "release's, or start a new run."
+        ) from error
 
 
-def restore_optimizer(directory: Path, snapshot: TrainerSnapshot, live: LiveState) -> None:
-    """Put moments, step counts and the schedule back."""
-    saved: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(directory / OPTIMIZER_NAME).items():
-        name, _, field = key.rpartition(_SEPARATOR)
-        saved.setdefault(name, {})[field] = tensor
-    state = live.optimizer.state_dict()
-    state["state"] = {index: saved[name] for index, name in enumerate(_parameter_names(live))}
-    live.optimizer.load_state_dict(state)
+def restore_training(directory: Path, snapshot: TrainerSnapshot, live: LiveState) -> None:
+    """Put parameters, moments, step counts, loss scaling and the schedule back. Every rank calls this."""
+    state = live.engine.state
+    if state.is_collective:
+        restore_parameters(directory, state)
+    restore_moments(directory, state)
+    live.engine.set_loss_scale(snapshot.loss_scale)
     _restore_schedule(snapshot, live)
 
 
@@ -114,7 +108,7 @@ def _restore_schedule(snapshot: TrainerSnapshot, live: LiveState) -> None:
         float(base) * function(scheduler.last_epoch)
         for base, function in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     ]
-    for group, rate in zip(live.optimizer.param_groups, rates, strict=True):
+    for group, rate in zip(live.engine.schedules.param_groups, rates, strict=True):
         group["lr"] = rate
     scheduler._last_lr = list(rates)
     if tuple(rates) != snapshot.group_learning_rates:
@@ -164,20 +158,6 @@ def restore_random_state(directory: Path, gang: Gang, snapshot: TrainerSnapshot)
 
 def _random_state_path(directory: Path, rank: int) -> Path:
     return directory / f"random-{rank:05d}.safetensors"
-
-
-# --- names -----------------------------------------------------------------------------------------------------
-
-
-def _parameter_names(live: LiveState) -> list[str]:
-    """Names of the optimizer's parameters in the order of its state_dict."""
-    names = {id(parameter): name for name, parameter in live.model.named_parameters()}
-    return [names[id(parameter)] for group in live.optimizer.param_groups for parameter in group["params"]]
-
-
-def _named_optimizer_state(live: LiveState) -> list[tuple[str, dict[str, torch.Tensor]]]:
-    by_index = cast(dict[int, dict[str, torch.Tensor]], live.optimizer.state_dict()["state"])
-    return [(name, by_index[index]) for index, name in enumerate(_parameter_names(live))]
 
 
 def _plain_state(state: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

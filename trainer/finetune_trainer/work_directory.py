@@ -63,6 +63,16 @@ class WorkDirectory:
         return self.root / "model"
 
     @property
+    def earlier_adapter(self) -> Path:
+        """The adapter of model.adapterSource, where the job names one."""
+        return self.root / "earlier-adapter"
+
+    @property
+    def tracking(self) -> Path:
+        """What trackers write."""
+        return self.root / "tracking"
+
+    @property
     def data(self) -> Path:
         """The prepared rows."""
         return self.root / "data"

@@ -127,14 +127,14 @@ def test_running_out_of_memory_says_which_micro_batch_was_tried(
     from finetune_trainer.errors import OutOfMemory
     from finetune_trainer.training import FineTuneTrainer
 
-    summed_loss = FineTuneTrainer._summed_loss
+    training_step = FineTuneTrainer.training_step
 
     def run_out(self: FineTuneTrainer, *arguments: Any) -> torch.Tensor:
         if self.state.global_step == 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        return summed_loss(self, *arguments)
+        return training_step(self, *arguments)
 
-    monkeypatch.setattr(FineTuneTrainer, "_summed_loss", run_out)
+    monkeypatch.setattr(FineTuneTrainer, "training_step", run_out)
     settings = {**SETTINGS, "training__microBatchTokens": 1024}
     run = TrainingRun(server, tmp_path, "bbbbbbbb-0000", settings, memory_backoff=1)
     run.run(Stage.PREPARE)

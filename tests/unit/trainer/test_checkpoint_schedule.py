@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.spec import Checkpoints
 from finetune_trainer.checkpoint_schedule import CheckpointSchedule
-from finetune_trainer.train import preempted
+from finetune_trainer.training_run import preempted
 
 EVERY_FOUR = Checkpoints(every_steps=4)
 EVERY_TEN_MINUTES = Checkpoints(every_minutes=10)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from finetune_trainer.errors import StorageDenied
-from finetune_trainer.gang import Gang, join_gang, wait_until_resolvable
+from finetune_trainer.gang import Gang, join_gang, leave_gang, wait_until_resolvable
 from finetune_trainer.placement import Placement, free_port
 from finetune_trainer.rank_processes import default_environment, rank_environment
 
@@ -62,6 +64,30 @@ def test_ranks_hear_gather_agree_and_add_up(tmp_path: Path) -> None:
     assert exit_codes(start_two(_exchange, tmp_path)) == [0, 0]
     assert (tmp_path / "0").read_text() == r"from 0|[b'\x00\x00\x00', b'\x01\x01\x01']|denied of rank 1|3.0"
     assert (tmp_path / "1").read_text() == "from 0|[]|denied of rank 1|3.0"
+
+
+@pytest.mark.parametrize("needs_group", [True, False], ids=["asked for", "not asked for"])
+def test_a_single_rank_has_a_group_where_one_is_asked_for(
+    needs_group: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeRO and FSDP compute with collectives, also where they only offload."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    gang = join_gang(LIMIT, needs_group=needs_group)
+    try:
+        assert dist.is_initialized() == needs_group
+        assert (gang.rank, gang.world_size, gang.is_leader) == (0, 1, True)
+        if needs_group:
+            figures = torch.ones(2)
+            dist.all_reduce(figures)
+            assert figures.tolist() == [1.0, 1.0]
+        # Nobody is asked about anything.
+        assert gang.total(2.0, 3.0) == (2.0, 3.0)
+        assert gang.collect("random", b"12") == [b"12"]
+        assert gang.hear_leader("start", "here") == "here"
+    finally:
+        leave_gang(gang)
+    assert not dist.is_initialized()
 
 
 def _wait_for_ever(gang: Gang, folder: Path) -> None:

@@ -44,6 +44,19 @@ def test_single_rank_gets_no_rendezvous_and_several_get_one() -> None:
     assert default_environment(one_pod(2), threads=1)["GLOO_SOCKET_IFNAME"] == "lo"
 
 
+def test_single_rank_gets_a_rendezvous_where_it_needs_a_group() -> None:
+    environment = rank_environment(0, one_pod(1), 4711, needs_group=True)
+    place = [environment[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+    assert place == ["0", "0", "1", "1"]
+    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("127.0.0.1", "4711")
+
+
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_deterministic_ranks_get_the_workspace_that_cublas_needs(is_deterministic: bool) -> None:
+    environment = default_environment(one_pod(1), threads=1, is_deterministic=is_deterministic)
+    assert environment.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if is_deterministic else None)
+
+
 def test_ranks_of_several_pods_are_numbered_through_and_use_the_pods_network() -> None:
     second = Placement(1, 2, ranks_per_node=4, master_address="bot-train-1-0.bot-train-1", master_port=29500)
     environment = rank_environment(6, second, 29500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,24 @@ def test_the_sentence_says_what_was_tried_and_what_to_lower(
     for sentence in sentences:
         assert sentence in caught.value.message
     assert caught.value.step == 7
+
+
+def test_the_whole_sentence_names_what_was_asked_for_and_four_ways_out() -> None:
+    with (
+        pytest.raises(OutOfMemory) as caught,
+        naming_micro_batch(MicroBatchBound(2048, 2048, 0), 300, lambda: 0),
+    ):
+        torch.empty(2**60, dtype=torch.uint8)
+    found = re.fullmatch(
+        r"The pod's memory is used up \((?P<what>.*)\) with micro-batches of up to 2048 tokens\. Lower "
+        r"spec\.training\.microBatchTokens; if that does not help, shorten rows with "
+        r"spec\.dataset\.preparation\.maxLength \(the longest has 300 tokens\), lower spec\.method\.lora\.rank, or "
+        r"raise spec\.resources\.memory\.",
+        caught.value.message,
+    )
+    assert found is not None, caught.value.message
+    assert f"tried to allocate {2**60} bytes" in found["what"]
+    assert caught.value.exit_code is ExitCode.OUT_OF_MEMORY
 
 
 def test_other_errors_pass_unchanged() -> None:

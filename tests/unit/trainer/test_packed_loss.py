@@ -16,8 +16,8 @@ from finetune_trainer.attention import (
 )
 from finetune_trainer.data.batches import DataOrder
 from finetune_trainer.data.prepared import PreparedRows
-from finetune_trainer.data.step_batches import PackedRows, StepBatches, pack_rows
-from finetune_trainer.losses import hidden_states, replace_forward
+from finetune_trainer.data.step_batches import MicroRows, PackedRows, StepBatches, pack_rows
+from finetune_trainer.losses import replace_forward
 from tests.builders.rows import write_prepared_rows
 from tests.builders.tiny_models import ARCHITECTURES, make_config
 
@@ -40,7 +40,7 @@ def make_model(architecture: str, attention: str = PACKED_ATTENTION, **changes: 
 
 
 def packed_loss(model: PreTrainedModel, packed: PackedRows) -> torch.Tensor:
-    loss: torch.Tensor = model(**vars(packed)).loss
+    loss: torch.Tensor = model(**packed.model_inputs())["summed_loss"]
     return loss
 
 
@@ -73,12 +73,24 @@ def test_packed_equals_rows_by_themselves(
     torch.autograd.backward(wanted)
 
     model = make_model(architecture)
-    replace_forward(model, chunk_positions)
+    replace_forward(model, chunk_positions=chunk_positions)
     loss = packed_loss(model, pack_rows(rows, range(len(rows))))
     torch.autograd.backward(loss)
 
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     torch.testing.assert_close(gradient(model), gradient(reference), rtol=1e-4, atol=1e-5)
+
+
+def hidden_states(model: PreTrainedModel, packed: PackedRows, ids: torch.Tensor) -> torch.Tensor:
+    """The decoder's states [tokens, hidden] over the packed rows, with other tokens in their places."""
+    outputs = model.model(
+        input_ids=ids,
+        position_ids=packed.position_ids,
+        document_lengths=packed.document_lengths,
+        use_cache=False,
+    )
+    states: torch.Tensor = outputs.last_hidden_state[0]
+    return states
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -88,8 +100,7 @@ def test_no_token_sees_another_row(architecture: str, rows: PreparedRows) -> Non
     changed_ids = packed.input_ids.clone()
     changed_ids[0, : LENGTHS[0]] = (changed_ids[0, : LENGTHS[0]] + 1) % 256
     with torch.no_grad():
-        before = hidden_states(model, packed.input_ids, packed.position_ids, packed.document_lengths)
-        after = hidden_states(model, changed_ids, packed.position_ids, packed.document_lengths)
+        before, after = (hidden_states(model, packed, ids) for ids in (packed.input_ids, changed_ids))
     assert torch.equal(before[LENGTHS[0] :], after[LENGTHS[0] :])
     assert not torch.equal(before[: LENGTHS[0]], after[: LENGTHS[0]])
 
@@ -129,6 +140,7 @@ def step_gradient(rows: PreparedRows, world_size: int, micro_batch_tokens: int) 
         batches = StepBatches(rows, DataOrder(len(rows), 6, 0), 0, 1, rank, world_size, micro_batch_tokens)
         step = batches.step_batch(0)
         for micro_batch in step.micro_batches:
+            assert isinstance(micro_batch, PackedRows)
             loss = packed_loss(model, micro_batch) / step.learned_tokens
             torch.autograd.backward(loss)
             total += loss.item()
@@ -150,8 +162,8 @@ def test_step_is_the_same_however_it_is_split(
 def test_first_token_of_a_row_is_never_learned(tmp_path: Path) -> None:
     rows = write_prepared_rows(tmp_path / "rows", [1, 2])
     packed = pack_rows(rows, [0, 1])
-    assert packed.prediction_positions.tolist() == [1]
-    assert packed.targets.tolist() == [rows.row_input_ids(1)[1]]
+    assert packed.learned.indices.tolist() == [1]
+    assert packed.learned.targets.tolist() == [rows.row_input_ids(1)[1]]
 
 
 def test_positions_begin_again_with_every_row(rows: PreparedRows) -> None:
@@ -159,8 +171,8 @@ def test_positions_begin_again_with_every_row(rows: PreparedRows) -> None:
     assert packed.position_ids[0].tolist() == [*range(5), *range(9)]
 
 
-def positions_of(batches: Sequence[PackedRows]) -> int:
-    return sum(len(batch.targets) for batch in batches)
+def positions_of(batches: Sequence[MicroRows]) -> int:
+    return sum(len(batch.learned.targets) for batch in batches)
 
 
 def test_learned_tokens_of_a_step_are_counted_over_all_ranks(rows: PreparedRows) -> None:

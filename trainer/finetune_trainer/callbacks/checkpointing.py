@@ -1,7 +1,7 @@
 """Checkpoints of a run: when they are taken, what goes in, and how a new attempt goes on from one.
 
-Rank 0 gathers, writes, uploads and commits while the others wait: ranks of other pods share no folder with it. Files
-and store are never touched between two collectives of a step, and one rank's error becomes the error of all.
+Rank 0 writes, uploads and commits while the others bring what they hold and wait: ranks of other pods share no folder
+with it. The store is never touched between two collectives of a step, and one rank's error becomes the error of all.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from finetune_trainer.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
+from finetune_trainer.early_stopping import EarlyStoppingRule
 from finetune_trainer.errors import StageError, StorageUnavailable
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Heart, Phase
@@ -32,13 +33,15 @@ from finetune_trainer.snapshot import (
     LiveState,
     TrainerSnapshot,
     encode_random_state,
-    restore_optimizer,
     restore_random_state,
+    restore_training,
     save_random_states,
-    save_shared_state,
+    save_snapshot,
 )
+from finetune_trainer.state_files import save_state
+from finetune_trainer.step_figures import StepFigures, StepMeter
 from finetune_trainer.storage import ObjectStore
-from finetune_trainer.training import StepFigures, StepMeter
+from finetune_trainer.tuned_model import TunedModel
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +95,10 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         gang: Gang,
         meter: StepMeter,
         heart: Heart,
+        tuned: TunedModel,
+        live: Callable[[], LiveState],
         *,
+        rule: EarlyStoppingRule | None,
         schedule: CheckpointSchedule,
         directory: Path,
         metrics: Path,
@@ -102,6 +108,9 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self._gang = gang
         self._meter = meter
         self._heart = heart
+        self._tuned = tuned
+        self._live = live
+        self._rule = rule
         self._directory = directory
         self._metrics = metrics
         self._schedule = schedule
@@ -116,7 +125,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         told_to_go = figures.stop_requested and not is_done
         if self._schedule.is_due(figures.step, waited_long=figures.save_requested, told_to_go=told_to_go):
             self._heart.enter(Phase.SAVING)
-            self._save(figures, LiveState.from_callback(kwargs))
+            self._save(figures, self._live())
             self._schedule.note_saved()
 
     def _save(self, figures: StepFigures, live: LiveState) -> None:
@@ -124,11 +133,15 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         random_states = gang.collect(f"{topic}/random", encode_random_state(gang))
 
         def save_files() -> None:
-            _empty(directory)
-            save_random_states(directory, random_states)
-            save_shared_state(directory, figures.step, live, gang)
+            if gang.is_leader:
+                _empty(directory)
+            save_state(directory, live.engine.state, is_leader=gang.is_leader)
+            if gang.is_leader:
+                save_random_states(directory, random_states)
+                self._tuned.save_method_state(directory)
+                save_snapshot(directory, figures.step, live, gang, self._rule.state if self._rule else None)
 
-        gang.let_leader(f"{topic}/files", on_local_disk(save_files))
+        gang.do_together(f"{topic}/files", on_local_disk(save_files))
         gang.let_leader(f"{topic}/commit", lambda: self._commit(figures))
 
     def _commit(self, figures: StepFigures) -> None:
@@ -141,11 +154,22 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
 class ResumeCallback(TrainerCallback):  # type: ignore[misc]
     """Puts optimizer, schedule, random numbers and the step count where the checkpoint had them, or starts afresh."""
 
-    def __init__(self, directory: Path, snapshot: TrainerSnapshot | None, gang: Gang, seed: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        snapshot: TrainerSnapshot | None,
+        gang: Gang,
+        live: Callable[[], LiveState],
+        *,
+        seed: int,
+        rule: EarlyStoppingRule | None,
+    ) -> None:
         self._directory = directory
         self._snapshot = snapshot
         self._gang = gang
+        self._live = live
         self._seed = seed
+        self._rule = rule
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -155,7 +179,9 @@ class ResumeCallback(TrainerCallback):  # type: ignore[misc]
         torch.manual_seed(self._seed + self._gang.rank)
         if self._snapshot is None:
             return
-        restore_optimizer(self._directory, self._snapshot, LiveState.from_callback(kwargs))
+        restore_training(self._directory, self._snapshot, self._live())
+        if self._rule is not None and self._snapshot.early_stopping is not None:
+            self._rule.state = self._snapshot.early_stopping
         state.global_step = self._snapshot.step
         if not restore_random_state(self._directory, self._gang, self._snapshot):
             logger.info(

@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_api.base import ApiModel
-from finetune_trainer.training import StepMeter
+from finetune_trainer.step_figures import StepMeter
 
 
 class MetricsLine(ApiModel):
@@ -25,6 +25,12 @@ class MetricsLine(ApiModel):
     tokens: int
     seconds: float
     attempt: int
+    # After the steps that are followed by an evaluation on the validation rows.
+    eval_loss: float | None = None
+    eval_accuracy: float | None = None
+    eval_f1: float | None = None
+    # By the training sources' addresses, where there are several.
+    loss_by_source: dict[str, float] | None = None
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
@@ -39,7 +45,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Append one line."""
-        figures = self._meter.figures
+        figures, evaluation = self._meter.figures, self._meter.evaluation_of_step
         line = MetricsLine(
             step=figures.step,
             epoch=round(figures.epoch, 6),
@@ -50,6 +56,8 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             tokens=figures.tokens,
             seconds=round(figures.seconds, 6),
             attempt=self._attempt,
+            loss_by_source=dict(figures.loss_by_source) or None,
+            **(evaluation.as_metrics() if evaluation else {}),
         )
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(line.model_dump_json() + "\n")
+            file.write(line.model_dump_json(exclude_none=True) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finetune_trainer.training import StepMeter
+from finetune_trainer.step_figures import StepMeter
 
 
 class PreemptionCallback(TrainerCallback):  # type: ignore[misc]

@@ -19,7 +19,7 @@ from finetune_api.progress import (
     TrainingReport,
 )
 from finetune_trainer.progress_reporter import ProgressReporter
-from finetune_trainer.training import StepFigures, StepMeter
+from finetune_trainer.step_figures import StepFigures, StepMeter
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +84,13 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             logger.info("%s", _log_line(figures, state.max_steps, self._tokens_per_second(), eta_seconds))
 
     def _progress_report(self, figures: StepFigures, total_steps: int, eta_seconds: int) -> ProgressReport:
+        evaluation = self._meter.newest_evaluation
         metrics = {
             "loss": figures.loss,
             "learning_rate": figures.learning_rate,
             "grad_norm": figures.grad_norm,
             "epoch": figures.epoch,
+            **(evaluation.as_metrics() if evaluation else {}),
         }
         return ProgressReport(
             trainer_status=TrainerStatus(
@@ -102,6 +104,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
                 total_steps=total_steps,
                 epoch=figures.epoch,
                 loss=figures.loss,
+                eval_loss=evaluation.loss if evaluation else None,
                 learning_rate=figures.learning_rate,
                 tokens_per_second=self._tokens_per_second(),
                 peak_memory_bytes=_peak_memory_bytes(),

@@ -85,6 +85,24 @@ class DataOrder:
         return [int(row) for row in order[start : start + self.global_batch_size]]
 
 
+@dataclass(frozen=True)
+class StandingOrder:
+    """Rows in the order in which they stand, so many at once: how held-out rows are evaluated, whatever the seed."""
+
+    row_count: int
+    rows_at_once: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How often rows are taken until all have been."""
+        return -(-self.row_count // self.rows_at_once)
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """Row numbers of a step, counted from 0."""
+        start = step * self.rows_at_once
+        return list(range(start, min(self.row_count, start + self.rows_at_once)))
+
+
 def order_rows(
     weights: np.ndarray[tuple[int], np.dtype[np.float32]], global_batch_size: int, seed: int
 ) -> DataOrder:
@@ -110,6 +128,24 @@ def split_step(
         bins = _balanced_bins(lengths, bin_count)
     bins.sort(key=lambda rows: (-sum(lengths[row] for row in rows), rows))
     return tuple(tuple(bins[rank::world_size]) for rank in range(world_size))
+
+
+def split_step_padded(
+    lengths: Sequence[int], world_size: int, micro_batch_tokens: int
+) -> tuple[tuple[MicroBatch, ...], ...]:
+    """As split_step, where the rows of a micro-batch are filled up to its longest: padding counts against the bound.
+
+    Rows of similar length come together; ranks that have fewer micro-batches get empty ones.
+    """
+    bins: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        # The first row of a micro-batch is its longest.
+        if bins and (len(bins[-1]) + 1) * lengths[bins[-1][0]] <= micro_batch_tokens:
+            bins[-1].append(row)
+        else:
+            bins.append([row])
+    bins += [[] for _ in range(-len(bins) % world_size)]
+    return tuple(tuple(tuple(sorted(rows)) for rows in bins[rank::world_size]) for rank in range(world_size))
 
 
 @lru_cache(maxsize=2)

@@ -49,6 +49,7 @@ _BATCH_ROWS = 1024
 
 Int32s = np.ndarray[tuple[int], np.dtype[np.int32]]
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+Int16s = np.ndarray[tuple[int], np.dtype[np.int16]]
 Int64s = np.ndarray[tuple[int], np.dtype[np.int64]]
 Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
 
@@ -182,6 +183,25 @@ class PreparedRows:
         batch, inside = self._find(row)
         return batch.learned[batch.starts[inside] : batch.starts[inside + 1]]
 
+    def row_source(self, row: int) -> int:
+        """Where in the report's list the row's source stands."""
+        batch, inside = self._find(row)
+        return int(batch.sources[inside])
+
+    def row_label(self, row: int) -> int:
+        """The class of a row, for rows that have one."""
+        batch, inside = self._find(row)
+        label = batch.columns["label"][inside].as_py()
+        assert label is not None, "rows of classes are prepared with their class"
+        return int(label)
+
+    @property
+    def source_count(self) -> int:
+        """How many sources the rows came from, at most: one more than the largest number of one."""
+        return 1 + max(
+            (int(batch.sources.max()) for batch in self._batches if len(batch.sources)), default=-1
+        )
+
     def row(self, row: int) -> TokenizedRow:
         """A row of its own, apart from the file."""
         batch, inside = self._find(row)
@@ -220,6 +240,7 @@ class _Batch:
 
     def __init__(self, batch: Any) -> None:  # noqa: ANN401 (pyarrow has no types)
         self.columns = {name: batch.column(name) for name in ("label", "weight")}
+        self.sources: Int16s = batch.column("source").to_numpy()
         ids, learned = batch.column("input_ids"), batch.column("learned")
         self.starts: Int32s = ids.offsets.to_numpy()
         self.input_ids: Int32s = ids.values.to_numpy()

@@ -1,0 +1,232 @@
+"""One rank of a cell: what train.py does between the launcher's hand-over and the store, with the same functions."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from finetune_api.spec import Task
+from finetune_trainer.adapters import build_adapter_config
+from finetune_trainer.callbacks.adalora import AdaLoRACallback
+from finetune_trainer.callbacks.checkpointing import ResumeCallback
+from finetune_trainer.callbacks.evaluation import EvaluationCallback
+from finetune_trainer.data.batches import order_rows
+from finetune_trainer.data.prepared import PreparedRows
+from finetune_trainer.data.step_batches import StepBatches
+from finetune_trainer.early_stopping import EarlyStoppingRule
+from finetune_trainer.engines import build_engine
+from finetune_trainer.gang import Gang, join_gang, leave_gang
+from finetune_trainer.heartbeat import Heart
+from finetune_trainer.losses import replace_forward
+from finetune_trainer.measuring import lay_out_evaluation, measure
+from finetune_trainer.model import (
+    BaseModelSettings,
+    decide_precision,
+    load_base_model,
+    packs_rows,
+    recomputes_activations,
+)
+from finetune_trainer.parallelism import decide_plan, needs_process_group
+from finetune_trainer.quantization import build_quantization
+from finetune_trainer.schedules import plan_schedule
+from finetune_trainer.snapshot import (
+    LiveState,
+    encode_random_state,
+    load_snapshot,
+    save_random_states,
+    save_snapshot,
+)
+from finetune_trainer.state_files import save_state
+from finetune_trainer.step_figures import StepMeter, name_sources
+from finetune_trainer.training import FineTuneTrainer, training_arguments
+from finetune_trainer.tuned_model import TunedModel, tune
+from tests.matrix.runner import Cell, Outcome
+
+
+def train_rank(cell: Cell, rank: int) -> Outcome:
+    """Train, save folder/trained, and return the figures."""
+    torch.set_num_threads(1)
+    spec = cell.spec
+    gang = join_gang(
+        timedelta(seconds=60), needs_group=needs_process_group(spec.parallelism, cell.world_size)
+    )
+    tuned = _load(cell, gang)
+    batches = _batches(cell, gang)
+    meter = StepMeter()
+    trainer = _trainer(cell, gang, tuned, batches, meter)
+    live = lambda: LiveState(trainer.engine, trainer.lr_scheduler)  # noqa: E731
+    rule = EarlyStoppingRule(spec.training.early_stopping) if spec.training.early_stopping else None
+    snapshot = load_snapshot(cell.checkpoint) if cell.checkpoint else None
+    recorder = _Recorder(meter)
+    directory = cell.checkpoint or cell.folder
+    resume = ResumeCallback(directory, snapshot, gang, live, seed=spec.training.seed, rule=rule)
+    callbacks: list[TrainerCallback] = [resume]
+    if tuned.allocation is not None:
+        callbacks.append(AdaLoRACallback(tuned.allocation))
+    if cell.evaluation_rows is not None:
+        callbacks.append(_evaluation(cell, gang, trainer, batches, meter, rule, rank))
+    callbacks.append(recorder)
+    if cell.save_after is not None:
+        callbacks.append(_SaveAfter(cell, gang, tuned, live, rule))
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train()
+    tuned.save_result(cell.folder / "trained", trainer.engine.state, is_leader=gang.is_leader)
+    leave_gang(gang)
+    return recorder.outcome
+
+
+def _load(cell: Cell, gang: Gang) -> TunedModel:
+    spec = cell.spec
+    precision = decide_precision(spec.training.precision, gang.device.type, spec.method.type)
+    set_seed(spec.training.seed)
+    base = load_base_model(
+        cell.model,
+        BaseModelSettings(
+            weights=precision.weights,
+            device=gang.device,
+            task=spec.task,
+            labels=tuple(spec.labels or ()),
+            is_packed=packs_rows(spec.method, spec.training.packing),
+            quantization=build_quantization(
+                spec.method, precision.autocast, cell.facts.fully_trained_modules
+            ),
+            recomputes_activations=recomputes_activations(spec, gang.device.type, is_tight=False),
+        ),
+    )
+    if cell.chunk_positions is not None:
+        replace_forward(base, spec.task, cell.chunk_positions)
+    set_seed(spec.training.seed)
+    config = build_adapter_config(
+        spec.method, cell.facts, spec.task, total_steps=cell.steps, tokenizer=cell.model
+    )
+    return tune(
+        base,
+        spec.method,
+        config,
+        model_source=spec.model.source,
+        earlier_adapter=cell.earlier_adapter,
+        checkpoint=cell.checkpoint,
+    )
+
+
+def _batches(cell: Cell, gang: Gang) -> StepBatches:
+    spec, rows = cell.spec, PreparedRows(cell.rows)
+    return StepBatches(
+        rows=rows,
+        order=order_rows(rows.weights, spec.training.global_batch_size, spec.training.seed),
+        first_step=load_snapshot(cell.checkpoint).step if cell.checkpoint else 0,
+        total_steps=cell.steps,
+        rank=gang.rank,
+        world_size=gang.world_size,
+        micro_batch_tokens=cell.micro_batch_tokens,
+        task=spec.task,
+        is_packed=packs_rows(spec.method, spec.training.packing),
+    )
+
+
+def _trainer(
+    cell: Cell, gang: Gang, tuned: TunedModel, batches: StepBatches, meter: StepMeter
+) -> FineTuneTrainer:
+    spec = cell.spec
+    precision = decide_precision(spec.training.precision, gang.device.type, spec.method.type)
+    plan = decide_plan(spec, gang.world_size, None, lambda _: 0)
+    schedule = plan_schedule(
+        spec.training.scheduler, warmup_steps=cell.warmup_steps, decay_steps=cell.decay_steps
+    )
+    arguments = training_arguments(
+        spec.training,
+        gang,
+        total_steps=cell.steps,
+        schedule=schedule,
+        precision=precision,
+        directory=cell.folder / "trainer",
+    )
+    allocation = tuned.allocation
+    trainer = FineTuneTrainer(
+        model=tuned.model,
+        args=arguments,
+        batches=batches,
+        gang=gang,
+        meter=meter,
+        build_engine=partial(build_engine, plan, spec.training, spec.parallelism.deepspeed, precision, gang),
+        source_names=name_sources([str(number) for number in range(batches.rows.source_count)]),
+        penalty=allocation.penalty if allocation is not None else None,
+    )
+    if precision.autocast is torch.float16:
+        # accelerate 1.15 leaves autocast and loss scaling out on CPUs, without a word: accelerator.py, `native_amp`.
+        trainer.accelerator.native_amp = True
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    return trainer
+
+
+def _evaluation(
+    cell: Cell,
+    gang: Gang,
+    trainer: FineTuneTrainer,
+    batches: StepBatches,
+    meter: StepMeter,
+    rule: EarlyStoppingRule | None,
+    rank: int,
+) -> EvaluationCallback:
+    assert cell.evaluation_rows is not None and cell.evaluation_steps is not None
+    held_out = lay_out_evaluation(
+        PreparedRows(cell.evaluation_rows),
+        gang,
+        micro_batch_tokens=cell.micro_batch_tokens,
+        task=cell.spec.task,
+        is_packed=batches.is_packed,
+    )
+    is_classifying = cell.spec.task is Task.SEQUENCE_CLASSIFICATION
+    class_count = len(cell.spec.labels or ()) if is_classifying else 0
+    return EvaluationCallback(
+        lambda step: measure(trainer.model_wrapped, held_out, gang, step=step, class_count=class_count),
+        meter,
+        Heart(cell.folder / f"heart-{rank}.json"),
+        every_steps=cell.evaluation_steps,
+        rule=rule,
+    )
+
+
+class _Recorder(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, meter: StepMeter) -> None:
+        self._meter = meter
+        self.outcome = Outcome([], [], [])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        figures = self._meter.figures
+        self.outcome.losses.append(figures.loss)
+        self.outcome.norms.append(figures.grad_norm)
+        self.outcome.rates.append(figures.learning_rate)
+        self.outcome.loss_by_source.append(figures.loss_by_source)
+        if (evaluation := self._meter.evaluation_of_step) is not None:
+            self.outcome.evaluations.append({"step": evaluation.step, **evaluation.as_metrics()})
+
+
+class _SaveAfter(TrainerCallback):  # type: ignore[misc]
+    """A checkpoint as CheckpointCallback writes it, without the store."""
+
+    def __init__(
+        self, cell: Cell, gang: Gang, tuned: TunedModel, live: Any, rule: EarlyStoppingRule | None
+    ) -> None:
+        self._cell, self._gang, self._tuned, self._live, self._rule = cell, gang, tuned, live, rule
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step != self._cell.save_after:
+            return
+        gang, directory = self._gang, self._cell.folder / "checkpoint"
+        random_states = gang.collect("random", encode_random_state(gang))
+        if gang.is_leader:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+        live = self._live()
+        save_state(directory, live.engine.state, is_leader=gang.is_leader)
+        if gang.is_leader:
+            save_random_states(directory, random_states)
+            self._tuned.save_method_state(directory)
+            save_snapshot(directory, state.global_step, live, gang, self._rule.state if self._rule else None)

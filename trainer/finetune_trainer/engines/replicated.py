@@ -1,0 +1,138 @@
+"""One process, or several with a copy of the model each (DDP), as accelerate prepares them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from finetune_trainer.engines.engine import LossScale, Moments, OptimizerFactory
+
+
+class ReplicatedEngine:
+    """accelerate's own way: autocast, loss scaling, DDP."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._model: nn.Module | None = None
+        self._optimizer: Optimizer | None = None
+        self._plain: Optimizer | None = None
+
+    def prepare(self, model: nn.Module, make_optimizer: OptimizerFactory) -> tuple[nn.Module, Optimizer]:
+        """Wrap model and optimizer."""
+        self._state = ReplicatedState(model)
+        self._plain = make_optimizer(model)
+        self._model, self._optimizer = self._accelerator.prepare(model, self._plain)
+        self._state.optimizer = self._plain
+        return self._model, self._optimizer
+
+    def accumulate(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients stay with each rank until the last micro-batch."""
+        context = nullcontext() if is_last else self._accelerator.no_sync(self._model)
+        return cast(AbstractContextManager[None], context)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Scale where fp16 needs it, and compute gradients."""
+        self._accelerator.backward(loss)
+
+    def clip(self, max_norm: float) -> float | None:
+        """Clip by the norm over all parameters, which is the same on every rank."""
+        assert self._model is not None, "prepared before the first step"
+        return float(self._accelerator.clip_grad_norm_(self._model.parameters(), max_norm))
+
+    def applied_norm(self) -> float | None:
+        """Known before the step."""
+        return None
+
+    def loss_scale(self) -> LossScale:
+        """torch's GradScaler."""
+        scaler = self._accelerator.scaler
+        return {} if scaler is None else {key: float(value) for key, value in scaler.state_dict().items()}
+
+    def set_loss_scale(self, saved: LossScale) -> None:
+        """Go on with it."""
+        scaler = self._accelerator.scaler
+        if scaler is not None and saved:
+            counts = {key: int(saved[key]) for key in ("growth_interval", "_growth_tracker")}
+            scaler.load_state_dict({**saved, **counts})
+
+    @property
+    def schedules(self) -> Optimizer:
+        """accelerate's wrapper, which knows of steps that loss scaling leaves out."""
+        assert self._optimizer is not None, "prepared before the schedule"
+        return self._optimizer
+
+    @property
+    def state(self) -> ReplicatedState:
+        """Every rank has all of it."""
+        return self._state
+
+
+class ReplicatedState:
+    """Parameters and moments as torch and bitsandbytes keep them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self.optimizer: Optimizer | None = None
+
+    @property
+    def is_collective(self) -> bool:
+        """Every rank has all of it."""
+        return False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The trained parameters."""
+        return tuple(self._parameters)
+
+    def shape(self, name: str) -> torch.Size:
+        """Its shape."""
+        return self._parameters[name].shape
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """The parameter itself, on the CPU."""
+        return self._parameters[name].detach().to("cpu", torch.float32)
+
+    def moment_kinds(self, name: str) -> dict[str, tuple[torch.dtype, torch.Size]]:
+        """What the optimizer keeps of it."""
+        return {key: (tensor.dtype, tensor.shape) for key, tensor in self._moments(name).items()}
+
+    def moment(self, name: str, key: str) -> torch.Tensor:
+        """One moment, on the CPU."""
+        return self._moments(name)[key].detach().cpu()
+
+    def set_parameter(self, name: str, value: torch.Tensor) -> None:
+        """Copy it."""
+        with torch.no_grad():
+            self._parameters[name].copy_(value)
+
+    def set_moments(self, values: Mapping[str, Moments]) -> None:
+        """Give the optimizer a state of its own kind."""
+        optimizer = self._optimizer()
+        state = optimizer.state_dict()
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        ordered = [each for group in optimizer.param_groups for each in group["params"]]
+        state["state"] = {
+            index: {key: _as_kept(key, tensor) for key, tensor in values[names[id(each)]].items()}
+            for index, each in enumerate(ordered)
+        }
+        optimizer.load_state_dict(state)
+
+    def _moments(self, name: str) -> Moments:
+        kept = self._optimizer().state[self._parameters[name]]
+        return {key: torch.as_tensor(value) for key, value in kept.items()}
+
+    def _optimizer(self) -> Optimizer:
+        assert self.optimizer is not None, "prepared before its state is asked for"
+        return self.optimizer
+
+
+def _as_kept(key: str, tensor: torch.Tensor) -> torch.Tensor | int:
+    # bitsandbytes counts steps in Python; torch in a tensor of fp32. What comes from a file is mapped: the optimizer
+    # would go on writing, and reading, where another file may stand by then.
+    return int(tensor) if key == "step" and tensor.dtype is torch.int64 else tensor.clone()
