@@ -70,10 +70,13 @@ class TrainingRun:
         """The job file of the current attempt."""
         spec = make_manifest(
             model__source=f"s3://{BUCKET}/base",
-            dataset__train=[{"source": f"s3://{BUCKET}/rows.jsonl"}],
             dataset__preparation={"maxLength": 256},
             output={"uri": f"s3://{BUCKET}/out", "store": {"endpoint": self.server.endpoint}},
-            **{"parallelism__gpusPerNode": 0, **self.changes},
+            **{
+                "dataset__train": [{"source": f"s3://{BUCKET}/rows.jsonl"}],
+                "parallelism__gpusPerNode": 0,
+                **self.changes,
+            },
         )["spec"]
         fields = {"name": "tuned", "namespace": "tests", "uid": self.uid, "trainerImage": "trainer:test"}
         return JobFile.model_validate(

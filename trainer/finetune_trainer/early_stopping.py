@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from finetune_api.base import ApiModel
@@ -28,7 +29,7 @@ class EarlyStoppingRule:
     def note(self, evaluation: EvaluationFigures) -> bool:
         """Take an evaluation; True where it is the last of `patience` in a row without an improvement."""
         value, before = self._value(evaluation), self.state
-        if before.best is None or self._improves(value, before.best):
+        if self._is_best(value):
             self.state = EarlyStoppingState(best=value, best_step=evaluation.step)
             return False
         count = before.evaluations_without_improvement + 1
@@ -40,11 +41,19 @@ class EarlyStoppingRule:
 
     def describe(self) -> str:
         """Why the run ends."""
+        best = "there was none"
+        if self.state.best is not None:
+            best = f"the best was {self.state.best:.6g} after step {self.state.best_step}"
         return (
             f"{self.settings.metric.value} has not improved by more than {self.settings.min_delta:g} in "
-            f"{self.state.evaluations_without_improvement} evaluations: the best was {self.state.best:.6g} after step "
-            f"{self.state.best_step}"
+            f"{self.state.evaluations_without_improvement} evaluations: {best}"
         )
+
+    def _is_best(self, value: float) -> bool:
+        best = self.state.best
+        if not math.isfinite(value):
+            return False
+        return best is None or self._improves(value, best)
 
     def _improves(self, value: float, best: float) -> bool:
         gain = best - value if self.settings.metric is EarlyStoppingMetric.VALIDATION_LOSS else value - best

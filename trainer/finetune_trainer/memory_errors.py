@@ -41,8 +41,8 @@ def naming_micro_batch(
 
 def _training_sentence(what: str, remedy: str, bound: MicroBatchBound, longest_row_tokens: int) -> str:
     others = (
-        f"shorten rows with spec.dataset.preparation.maxLength (the longest has {longest_row_tokens} tokens), lower "
-        f"spec.method.lora.rank, or {remedy}"
+        f"shorten rows with spec.dataset.preparation.maxLength (the longest has {longest_row_tokens} tokens), set "
+        f"spec.training.gradientCheckpointing to Enabled, or {remedy}"
     )
     if bound.tokens <= longest_row_tokens:
         return (

@@ -15,9 +15,18 @@ from finetune_api.layout import RunLayout
 from finetune_api.spec import SecretRef, Store
 from finetune_trainer.storage import ObjectStore
 from tests.builders.model_folders import write_model_folder
+from tests.builders.packages import kept_packages
 from tests.builders.tiny_models import write_model
 from tests.builders.training_runs import BUCKET, make_messages
 from tests.integration.trainer.workbench import ROWS, Workbench
+
+
+@pytest.fixture(autouse=True)
+def packages_of_other_tests() -> Iterator[None]:
+    """Some tests run a stage's main() in this process."""
+    with kept_packages():
+        yield
+
 
 _NUMBERS = itertools.count()
 SECRET_NAME = "s3-credentials"

@@ -64,6 +64,8 @@ LORA_FACTS = MethodFacts(target_modules=("q_proj", "up_proj"))
 LENGTHS = tuple(10 + 3 * number for number in range(20))
 STEPS = 6
 BATCH = 8
+# Fields of a spec that stand beside its blocks.
+_BESIDE_BLOCKS = ("task", "labels")
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
@@ -274,9 +276,7 @@ def _spec(method: dict[str, Any], changes: dict[str, Any]) -> FineTuneJobSpec:
     }
     wanted = {f"training__{name}": value for name, value in settings.items()}
     own = {
-        name if "__" in name or name in _TOP else f"training__{name}": each for name, each in changes.items()
+        name if "__" in name or name in _BESIDE_BLOCKS else f"training__{name}": each
+        for name, each in changes.items()
     }
     return make_spec(method=method, **{**wanted, **own})
-
-
-_TOP = ("task", "labels")

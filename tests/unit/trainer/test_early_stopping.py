@@ -49,6 +49,7 @@ def follow(rule: EarlyStoppingRule, values: list[float], metric: str = "loss") -
         pytest.param({"patience": 1, "minDelta": 0.5}, [5, 4.4, 3.8], None, id="by more than minDelta"),
         pytest.param({"patience": 2, "minDelta": 0.5}, [5, 4.7, 4.4], None, id="small gains add up to the best"),
         pytest.param({"patience": 1}, [5, float("nan")], 2, id="not a number is no improvement"),
+        pytest.param({"patience": 2}, [float("nan"), 5, 6, 7], 4, id="any number is better than none"),
     ],
 )  # fmt: skip
 def test_patience_and_delta(settings: dict[str, object], losses: list[float], ends_after: int | None) -> None:

@@ -97,7 +97,7 @@ def test_the_whole_sentence_names_what_was_asked_for_and_four_ways_out() -> None
     found = re.fullmatch(
         r"The pod's memory is used up \((?P<what>.*)\) with micro-batches of up to 2048 tokens\. Lower "
         r"spec\.training\.microBatchTokens; if that does not help, shorten rows with "
-        r"spec\.dataset\.preparation\.maxLength \(the longest has 300 tokens\), lower spec\.method\.lora\.rank, or "
+        r"spec\.dataset\.preparation\.maxLength \(the longest has 300 tokens\), set spec\.training\.gradientCheckpointing to Enabled, or "
         r"raise spec\.resources\.memory\.",
         caught.value.message,
     )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ from finetune_trainer.__main__ import main
 from finetune_trainer.errors import DataError, NonFiniteLoss, StageError, Superseded
 from finetune_trainer.termination import ENV_TERMINATION_MESSAGE_PATH, failure_of
 from tests.builders.jobs import MINIMAL_SPEC
+from tests.builders.packages import kept_packages
+
+
+@pytest.fixture(autouse=True)
+def packages_of_other_tests() -> Iterator[None]:
+    """main() runs in this process."""
+    with kept_packages():
+        yield
 
 
 @pytest.fixture

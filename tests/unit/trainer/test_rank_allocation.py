@@ -59,7 +59,7 @@ def test_penalty_is_what_peft_adds_to_a_loss(tmp_path: Path) -> None:
     tuner.model.forward = inner
 
     penalty = tuned.allocation.penalty()
-    assert float(penalty) == pytest.approx(float(peft_term), rel=1e-6)
+    assert penalty.item() == pytest.approx(peft_term.item(), rel=1e-6)
     directions = [
         each for name, each in tuned.model.named_parameters() if "lora_A" in name or "lora_B" in name
     ]

@@ -63,7 +63,7 @@ class ReplicatedEngine:
 
     @property
     def schedules(self) -> Optimizer:
-        """accelerate's wrapper, which knows of steps that loss scaling leaves out."""
+        """accelerate's wrapper; the schedule goes on also with a step that loss scaling leaves out."""
         assert self._optimizer is not None, "prepared before the schedule"
         return self._optimizer
 
