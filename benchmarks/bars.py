@@ -14,25 +14,34 @@ SIGNIFICANT_DIGITS = 4
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number. `target` is the largest value that is good enough; None: it is only reported."""
+    """One measured number. `target` is the largest value that is good enough; None: it is only reported.
+
+    With `more_is_better` it is the smallest.
+    """
 
     name: str
     value: float
     unit: str
     target: float | None = None
     samples: Sequence[float] = ()
+    more_is_better: bool = False
 
     @property
     def met(self) -> bool:
         """Whether the value is good enough; what has no target cannot be missed."""
-        return self.target is None or (math.isfinite(self.value) and self.value <= self.target)
+        if self.target is None:
+            return True
+        return math.isfinite(self.value) and (
+            self.value >= self.target if self.more_is_better else self.value <= self.target
+        )
 
     def __str__(self) -> str:
         """Say the value, its spread and its target."""
         spread = (
             f" ({_text(min(self.samples))} … {_text(max(self.samples))})" if len(self.samples) > 1 else ""
         )
-        target = f" ≤ {_text(self.target)}" if self.target is not None else ""
+        bound = "≥" if self.more_is_better else "≤"
+        target = f" {bound} {_text(self.target)}" if self.target is not None else ""
         return f"{self.name} {_text(self.value)} {self.unit}{spread}{target}{'' if self.met else ' ✗'}"
 
 
@@ -68,10 +77,17 @@ class Bar:
             "target": self._each(lambda figure: figure.target),
             "unit": self._each(lambda figure: figure.unit),
             "met": self.met,
+            **self._directions(),
             "samples": self._each(lambda figure: [_round(sample) for sample in figure.samples]),
             **({"details": _rounded(self.details)} if self.details else {}),
             **({"error": self.error} if self.error else {}),
         }
+
+    def _directions(self) -> JsonObject:
+        """Which targets are the smallest good value; nothing where all are the largest."""
+        if not any(figure.more_is_better for figure in self.figures):
+            return {}
+        return {"moreIsBetter": self._each(lambda figure: figure.more_is_better)}
 
     def _each(self, part: Callable[[Figure], object]) -> object:
         match self.figures:
@@ -89,11 +105,19 @@ def broken_bar(identifier: str, title: str, error: BaseException) -> Bar:
 
 
 def median_figure(
-    name: str, samples: Sequence[float], unit: str, target: float | None = None, *, digits: int | None = None
+    name: str,
+    samples: Sequence[float],
+    unit: str,
+    target: float | None = None,
+    *,
+    digits: int | None = None,
+    more_is_better: bool = False,
 ) -> Figure:
     """A figure that is the median of its samples."""
     value = statistics.median(samples)
-    return Figure(name, value if digits is None else round(value, digits), unit, target, samples)
+    return Figure(
+        name, value if digits is None else round(value, digits), unit, target, samples, more_is_better
+    )
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -72,10 +72,11 @@ def load_cells() -> tuple[Trained, ...]:
     return load_summary().cells if PATH.exists() else ()
 
 
-def update(earlier: Sequence[Trained], seen: Mapping[Combination, Trained | None]) -> list[Trained]:
-    """Put what was seen in the place of earlier runs' cells, in the order of the table; what failed goes."""
+def update(earlier: Sequence[Trained], seen: Combination, trained: Trained | None) -> list[Trained]:
+    """Put what was seen of a cell in the place of what was there, in the order of the table; None: it is gone."""
     found = {cell.cell: cell for cell in earlier}
-    newest = {combination.name: trained for combination, trained in seen.items()}
-    cells = {**found, **newest}
-    ordered = (cells.get(combination.name) for combination in trainable_here())
-    return [cell for cell in ordered if cell is not None]
+    if trained is not None:
+        found[seen.name] = trained
+    else:
+        found.pop(seen.name, None)
+    return [found[cell.name] for cell in trainable_here() if cell.name in found]

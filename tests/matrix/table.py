@@ -12,6 +12,9 @@ from itertools import product
 from tests.matrix.axes import OPTIMIZERS, PRECISIONS, VARIANTS, WAYS, Combination
 from tests.matrix.refusals import is_supported
 
+# The head is new, and whole: that matters where something is split up, not how.
+CLASSIFIER_WAYS = ("one process", "ZeRO2", "FSDP")
+
 
 def matrix() -> list[Combination]:
     """Method × strategy × number format."""
@@ -22,7 +25,7 @@ def classifiers() -> list[Combination]:
     """Every method for classification, alone and with a strategy that splits what it may split."""
     return [
         Combination(method, way, task="SequenceClassification")
-        for method, way in product(VARIANTS, ("one process", "ZeRO2", "FSDP"))
+        for method, way in product(VARIANTS, CLASSIFIER_WAYS)
     ]
 
 

@@ -12,7 +12,7 @@ from tests.matrix.runner import run_cell
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=" · ".join(map(str, row.values()))) for row in everyday_rows()]
+    "row", [pytest.param(row, id=" | ".join(map(str, row.values()))) for row in everyday_rows()]
 )
 def test_a_cell_trains_and_leaves_what_its_method_may_change(row: Row, kitchen: Kitchen) -> None:
     combination = combination_of(row)
