@@ -41,7 +41,14 @@ class RankAllocation:
         allocator = self._tuner.rankallocator
         # peft asks for the 0th smallest of them where none is to go (targetRank is initialRank).
         if allocator.target_bgt < allocator.init_bgt:
+            self._forget_overflow()
             self._tuner.update_and_allocate(step)
+
+    def _forget_overflow(self) -> None:
+        """Gradients of a step that fp16 left out are not finite, and would stay in the averages for good."""
+        for parameter in self._tuner.parameters():
+            if parameter.grad is not None:
+                torch.nan_to_num_(parameter.grad, nan=0.0, posinf=0.0, neginf=0.0)
 
     def penalty(self) -> torch.Tensor:
         """How far the adapter's directions are from being orthogonal: the mean Frobenius norm of P·Pᵀ - 1, weighted.

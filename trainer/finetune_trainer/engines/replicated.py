@@ -27,7 +27,10 @@ class ReplicatedEngine:
         """Wrap model and optimizer."""
         self._state = ReplicatedState(model)
         self._plain = make_optimizer(model)
-        self._model, self._optimizer = self._accelerator.prepare(model, self._plain)
+        # accelerate takes LOCAL_RANK for a sign of DDP, which one rank alone does not need.
+        is_alone = self._accelerator.num_processes == 1
+        self._model = self._accelerator.prepare_model(model, evaluation_mode=is_alone)
+        self._optimizer = self._accelerator.prepare_optimizer(self._plain)
         self._state.optimizer = self._plain
         return self._model, self._optimizer
 
