@@ -76,13 +76,19 @@ def _takes_kernel(query: torch.Tensor, dropout: float) -> bool:
     """Whether one kernel can do all rows. Its backward pass sums in any order, so a deterministic run goes without."""
     return (
         query.is_cuda
-        and query.dtype in _KERNEL_DTYPES
+        and _computed_in(query) in _KERNEL_DTYPES
         and dropout == 0.0
         and query.shape[-1] <= _KERNEL_MOST_DIMENSIONS
         and query.shape[-1] % 8 == 0
         and not torch.are_deterministic_algorithms_enabled()
         and _has_kernel(query.device)
     )
+
+
+def _computed_in(query: torch.Tensor) -> torch.dtype:
+    """The number format of attention: autocast's, where weights are fp32, or that of the weights."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
 
 
 @cache
@@ -100,6 +106,8 @@ def _attend_at_once(
 ) -> torch.Tensor:
     """Attend within all rows by one kernel. Shapes as in packed_attention; returns [1, tokens, heads, d]."""
     bounds, longest = _row_bounds(document_lengths, query.device), max(document_lengths)
+    # Norms and rotations leave fp32 behind under autocast, which does not know the kernel.
+    query, key, value = (tensor.to(_computed_in(query)) for tensor in (query, key, value))
     # The kernel counts the positions before a token, SDPA's window counts the token too.
     before = -1 if sliding_window is None else sliding_window - 1
     attended = varlen_attn(

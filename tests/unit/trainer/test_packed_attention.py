@@ -75,5 +75,25 @@ def test_all_rows_at_once_are_the_rows_one_by_one(
     torch.testing.assert_close(at_once, one_by_one, rtol=1e-5, atol=1e-6)
 
 
+def test_the_kernel_gets_what_autocast_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained weights are fp32: queries and keys come out of norms and rotations as fp32."""
+    seen = []
+
+    def note(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object, **__: object
+    ) -> torch.Tensor:
+        seen.append({query.dtype, key.dtype, value.dtype})
+        return query
+
+    monkeypatch.setattr(attention, "_takes_kernel", lambda query, dropout: True)
+    monkeypatch.setattr(attention, "varlen_attn", note)
+    tensor = torch.zeros(1, 2, sum(LENGTHS), 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        packed_attention(
+            torch.nn.Identity(), tensor, tensor, tensor.bfloat16(), None, document_lengths=LENGTHS
+        )
+    assert seen == [{torch.bfloat16}]
+
+
 def test_a_cpu_takes_one_call_a_row() -> None:
     assert not attention._takes_kernel(torch.zeros(1, 1, 1, 64, dtype=torch.bfloat16), 0.0)
