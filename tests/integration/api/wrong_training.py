@@ -345,6 +345,11 @@ WRONG_PARALLELISM: list[tuple[str, dict[str, Any], str]] = [
         "training.precision FP16 needs GPUs, but parallelism.gpusPerNode is 0",
     ),
     (
+        "FP16 with ZeRO",
+        {"training__precision": "FP16", "parallelism__strategy": "ZeRO2"},
+        "training.precision FP16 with parallelism.strategy ZeRO or FSDP (or offload, which needs them)",
+    ),
+    (
         "FP16 computing of quantized weights on the CPU",
         {**method("QLoRA", quantization={"computeType": "FP16"}), "parallelism__gpusPerNode": 0},
         "method.quantization.computeType FP16 needs GPUs, but parallelism.gpusPerNode is 0",
