@@ -50,11 +50,6 @@ class Attempt:
     heart: Heart
 
     @property
-    def host(self) -> torch.device:
-        """Where what is split up is loaded."""
-        return torch.device("cpu")
-
-    @property
     def is_memory_tight(self) -> bool:
         """Whether weights, gradients and moments leave less than half of the device to activations."""
         total = device_memory_bytes(self.gang.device)
@@ -115,7 +110,6 @@ def plan_parallelism(job: JobFile, run_file: RunFile, gang: Gang) -> ParallelPla
             optimizer=spec.training.optimizer,
         ).total
 
-    # One process shares with nobody, which takes what DDP takes in each.
     plan = decide_plan(spec, gang.world_size, device_memory_bytes(gang.device), estimate_bytes)
     logger.info("strategy %s: %s", plan.name, plan.reason)
     return plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from transformers import set_seed
 
 from finetune_api.job_file import JobFile
@@ -79,7 +80,7 @@ def base_model_settings(attempt: Attempt) -> BaseModelSettings:
     return BaseModelSettings(
         weights=precision.weights,
         # What is split up goes to the device part by part.
-        device=device if not attempt.plan.splits_parameters else attempt.host,
+        device=torch.device("cpu") if attempt.plan.splits_parameters else device,
         task=spec.task,
         labels=tuple(spec.labels or ()),
         is_packed=packs_rows(spec.method, spec.training.packing),
