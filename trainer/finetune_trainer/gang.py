@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -62,9 +62,9 @@ class Gang:
             _raise_if(failure)
             return
         self.store.set(f"{topic}/{self.rank}", _encode(failure))
-        self._wait_for_all()
-        for rank in range(self.world_size):
-            _raise_if(_decode(self.store.get(f"{topic}/{rank}"), rank))
+        answers = self._once_all_have_written([f"{topic}/{rank}" for rank in range(self.world_size)])
+        for rank, answer in enumerate(answers):
+            _raise_if(_decode(answer, rank))
 
     def do_together(self, topic: str, action: Callable[[], None]) -> None:
         """Run an action on every rank; an error of one becomes the error of all."""
@@ -81,25 +81,27 @@ class Gang:
             return text or ""
         if self.is_leader:
             self.store.set(topic, text or "")
-        self._wait_for_all()
-        return self.store.get(topic).decode()
+        (heard,) = self._once_all_have_written([topic])
+        return heard.decode()
 
     def collect(self, topic: str, data: bytes) -> list[bytes]:
         """Bring every rank's bytes to rank 0, in the order of ranks; the other ranks get an empty list."""
         if self.store is None:
             return [data]
-        self.store.set(f"{topic}/{self.rank}", data)  # type: ignore[arg-type] # bytes are taken as they are
-        self._wait_for_all()
-        return [self._take(f"{topic}/{rank}") for rank in range(self.world_size)] if self.is_leader else []
-
-    def _take(self, key: str) -> bytes:
-        assert self.store is not None
-        data: bytes = self.store.get(key)
+        key = f"{topic}/{self.rank}"
+        self.store.set(key, data)  # type: ignore[arg-type] # bytes are taken as they are
+        keys = [f"{topic}/{rank}" for rank in range(self.world_size)] if self.is_leader else []
+        everything = self._once_all_have_written(keys)
         self.store.delete_key(key)
-        return data
+        return everything
 
-    def _wait_for_all(self) -> None:
+    def _once_all_have_written(self, keys: Sequence[str]) -> list[bytes]:
+        """Read when every rank has written, and return when every rank has read: rank 0 holds the store."""
+        assert self.store is not None
         dist.barrier(group=self.agreements)
+        read = [self.store.get(key) for key in keys]
+        dist.barrier(group=self.agreements)
+        return read
 
 
 def join_gang(limit: timedelta, *, needs_group: bool = False) -> Gang:

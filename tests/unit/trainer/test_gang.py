@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,44 @@ def test_a_single_rank_has_a_group_where_one_is_asked_for(
     finally:
         leave_gang(gang)
     assert not dist.is_initialized()
+
+
+class _SlowStore:
+    """A rank's way to the store on which every answer takes long."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.set = store.set
+
+    def get(self, key: str) -> bytes:
+        time.sleep(0.5)
+        answer: bytes = self._store.get(key)
+        return answer
+
+
+def _hear_and_leave(gang: Gang, folder: Path) -> None:
+    slow = gang if gang.is_leader else replace(gang, store=_SlowStore(gang.store))  # type: ignore[arg-type]
+    heard = slow.hear_leader("last", "the end")
+    (folder / str(gang.rank)).write_text(heard)
+    os._exit(0)
+
+
+def _agree_and_leave(gang: Gang, folder: Path) -> None:
+    slow = gang if gang.is_leader else replace(gang, store=_SlowStore(gang.store))  # type: ignore[arg-type]
+    try:
+        slow.do_together("last", lambda: _fail() if gang.rank == 1 else None)
+    except StorageDenied as error:
+        (folder / str(gang.rank)).write_text(str(error))
+    os._exit(0)
+
+
+@pytest.mark.parametrize(("body", "said"), [(_hear_and_leave, "the end"), (_agree_and_leave, "denied")])
+def test_the_leader_stays_until_the_slowest_rank_has_read(
+    body: Callable[[Gang, Path], None], said: str, tmp_path: Path
+) -> None:
+    """It holds the store: whoever reads after it has gone would take the end of the run for a lost rank."""
+    assert exit_codes(start_two(body, tmp_path)) == [0, 0]
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [said, said]
 
 
 def _wait_for_ever(gang: Gang, folder: Path) -> None:
