@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from finetune_api.spec import Task
+from finetune_trainer.cross_entropy import consume_logits
 from finetune_trainer.data.step_batches import LearnedPositions
 
 # Upper bound of one chunk's fp32 logits.
@@ -129,4 +130,4 @@ def chunked_losses(
 
 
 def _chunk_losses(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(head(hidden).float(), targets, reduction="none")
+    return consume_logits(head(hidden).float(), targets)
