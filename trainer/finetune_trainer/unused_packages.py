@@ -5,9 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 
+# What reads tables and fits models: only near duplicates and some trackers need it.
+TABLE_PACKAGES = ("pandas", "scipy", "sklearn")
 # peft, transformers, accelerate and DeepSpeed import some of these wherever they are installed: several seconds (MLflow
-# alone four), and a device probe. A run that opens a tracker keeps its package (trackers.list_packages).
-_UNUSED = ("PIL", "bitsandbytes", "deepspeed", "mlflow", "swanlab", "tensorboard", "wandb")
+# alone four, datasets and the tables three), and a device probe. A run that opens a tracker keeps its package
+# (trackers.list_packages).
+_UNUSED = (
+    "PIL",
+    "bitsandbytes",
+    "datasets",
+    "deepspeed",
+    "mlflow",
+    "swanlab",
+    "tensorboard",
+    "wandb",
+    *TABLE_PACKAGES,
+)
 
 
 def leave_out_unused_packages(keep: Collection[str] = ()) -> None:

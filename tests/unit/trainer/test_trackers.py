@@ -24,6 +24,7 @@ from finetune_trainer.trackers import (
     decide_trackers,
     list_packages,
 )
+from finetune_trainer.unused_packages import TABLE_PACKAGES
 from tests.builders.tracking import make_run, make_spec, mount_secret, plan
 
 ALL: dict[str, Any] = {
@@ -261,9 +262,11 @@ def test_a_tracker_without_a_secret_reads_none() -> None:
 
 def test_the_packages_of_a_run_are_those_of_its_trackers() -> None:
     assert list_packages(Tracking()) == frozenset()
+    assert list_packages(Tracking.model_validate({"tensorBoard": {}})) == {"tensorboard"}
     assert list_packages(Tracking.model_validate({"tensorBoard": {}, "swanLab": {}})) == {
         "tensorboard",
         "swanlab",
+        *TABLE_PACKAGES,
     }
 
 
@@ -273,8 +276,8 @@ def imported(keep: str) -> set[str]:
         "import importlib.util, json, sys\n"
         "from finetune_trainer.unused_packages import leave_out_unused_packages\n"
         f"leave_out_unused_packages({keep})\n"
-        "import finetune_trainer.callbacks.tracking\n"
-        "names = ('mlflow', 'swanlab', 'tensorboard', 'wandb', 'PIL')\n"
+        "import finetune_trainer.train, finetune_trainer.callbacks.tracking\n"
+        "names = ('mlflow', 'swanlab', 'tensorboard', 'wandb', 'PIL', 'datasets', 'pandas', 'scipy', 'sklearn')\n"
         "print(json.dumps([[n for n in names if importlib.util.find_spec(n)], [n for n in names if sys.modules.get(n)]]))"
     )
     ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
