@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bars import Bar, Figure, broken_bar, median_figure
+from benchmarks.bars import Bar, Figure, median_figure
 from benchmarks.data.corpus import write_rows, write_tokenizer
 from benchmarks.data.environment import install_prepare_environment
 from benchmarks.data.memory import run_watched
 from benchmarks.data.second_prepare import measure_second_prepare
 from benchmarks.data.similarity import measure_similarity
-from benchmarks.machine import QUIET_CORES, Usage, describe_machine, describe_versions
-from benchmarks.options import parse_options
-from benchmarks.report import write_report
+from benchmarks.runner import Benchmark
 
 PACKAGES = (
     "tokenizers",
@@ -106,43 +102,19 @@ def measure_near_duplicates(scale: Scale, folder: Path) -> Sequence[Bar]:
     return [measure_similarity(scale.similar_rows)]
 
 
-MEASUREMENTS: dict[str, Callable[[Scale, Path], Sequence[Bar]]] = {
-    "A-8": measure_throughput,
-    "D-1": measure_memory,
-    "D-2": measure_near_duplicates,
-}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Measure. Returns 1 where a measurement broke; a missed bar is a result like any other."""
-    options = parse_options("data", __doc__, list(MEASUREMENTS), arguments)
-    machine, began, before = describe_machine(), time.monotonic(), Usage.now()
-    bars = [bar for name in options.only or MEASUREMENTS for bar in _measure(name, options.quick)]
-    foreign_cores = before.foreign_cores(Usage.now())
-    write_report(
-        options.output,
-        bars,
-        machine,
-        describe_versions(PACKAGES),
-        seconds=round(time.monotonic() - began, 1),
-        isFull=not options.quick and not options.only,
-        foreignCores=round(foreign_cores, 3),
-        isQuiet=foreign_cores <= QUIET_CORES,
-    )
-    print(f"\n{(time.monotonic() - began) / 60:.1f} min, written to {options.output}")
-    return int(any(bar.error for bar in bars))
-
-
-def _measure(name: str, quick: bool) -> Sequence[Bar]:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            bars = MEASUREMENTS[name](QUICK if quick else FULL, Path(folder))
-        except Exception as error:
-            bars = [broken_bar(name, "could not be measured", error)]
-    for bar in bars:
-        print(bar, flush=True)
-    return bars
+BENCHMARK = Benchmark(
+    "data",
+    __doc__,
+    PACKAGES,
+    {
+        "A-8": measure_throughput,
+        "D-1": measure_memory,
+        "D-2": measure_near_duplicates,
+    },
+    full=FULL,
+    quick=QUICK,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(BENCHMARK.run(sys.argv[1:]))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bars import Bar, broken_bar
-from benchmarks.machine import QUIET_CORES, Usage, describe_machine, describe_versions
-from benchmarks.options import parse_options
-from benchmarks.report import write_report
+from benchmarks.bars import Bar
+from benchmarks.runner import Benchmark
 from benchmarks.trainer.correctness import measure_convergence, measure_equality
 from benchmarks.trainer.memory import METHODS, measure_memory
 from benchmarks.trainer.startup import measure_startup
@@ -127,46 +123,22 @@ def _convergence(scale: Scale, folder: Path) -> Sequence[Bar]:
     return [measure_convergence(build_workload(scale, folder), folder, scale.converging_steps)]
 
 
-MEASUREMENTS: dict[str, Callable[[Scale, Path], Sequence[Bar]]] = {
-    "A-1": _throughput,  # and A-4, in the same runs
-    "A-2": _equal_rows,
-    "A-5": _equality,
-    "A-6": _startup,
-    "A-7": _memory,
-    "A-11": _convergence,
-}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Measure. Returns 1 where a measurement broke; a missed bar is a result like any other."""
-    options = parse_options("trainer", __doc__, list(MEASUREMENTS), arguments)
-    machine, began, before = describe_machine(), time.monotonic(), Usage.now()
-    bars = [bar for name in options.only or MEASUREMENTS for bar in _measure(name, options.quick)]
-    foreign_cores = before.foreign_cores(Usage.now())
-    write_report(
-        options.output,
-        bars,
-        machine,
-        describe_versions(PACKAGES),
-        seconds=round(time.monotonic() - began, 1),
-        isFull=not options.quick and not options.only,
-        foreignCores=round(foreign_cores, 3),
-        isQuiet=foreign_cores <= QUIET_CORES,
-    )
-    print(f"\n{(time.monotonic() - began) / 60:.1f} min, written to {options.output}")
-    return int(any(bar.error for bar in bars))
-
-
-def _measure(name: str, quick: bool) -> Sequence[Bar]:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            bars = MEASUREMENTS[name](QUICK if quick else FULL, Path(folder))
-        except Exception as error:
-            bars = [broken_bar(name, "could not be measured", error)]
-    for bar in bars:
-        print(bar, flush=True)
-    return bars
+BENCHMARK = Benchmark(
+    "trainer",
+    __doc__,
+    PACKAGES,
+    {
+        "A-1": _throughput,  # and A-4, in the same runs
+        "A-2": _equal_rows,
+        "A-5": _equality,
+        "A-6": _startup,
+        "A-7": _memory,
+        "A-11": _convergence,
+    },
+    full=FULL,
+    quick=QUICK,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(BENCHMARK.run(sys.argv[1:]))

@@ -20,7 +20,11 @@ def consume_logits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 class _ConsumingCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch types few of a context's attributes)
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
         places = targets[:, None]
         # softmax(x) - one_hot(target), step by step in the memory of x. The largest is taken out so that exp is finite.
         logits.sub_(logits.amax(dim=-1, keepdim=True))

@@ -37,7 +37,7 @@ def test_the_logits_memory_holds_the_gradient() -> None:
     leaf = logits.requires_grad_()
     made = leaf * 1.0
     seen: list[int] = []
-    made.register_hook(lambda gradient: seen.append(gradient.data_ptr()))
+    made.register_hook(lambda gradient: seen.append(gradient.data_ptr()))  # type: ignore[no-untyped-call]
     torch.autograd.backward(consume_logits(made, targets).sum())
     assert seen == [made.data_ptr()]
 

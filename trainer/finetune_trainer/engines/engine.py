@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -57,43 +58,42 @@ class StateTensors(Protocol):
         ...
 
 
-class Engine(Protocol):
-    """One strategy."""
+class Engine(ABC):
+    """One strategy. Unless an engine says otherwise, gradients are clipped before the step and nothing is scaled."""
 
+    @abstractmethod
     def prepare(self, model: nn.Module, make_optimizer: OptimizerFactory) -> tuple[nn.Module, Optimizer]:
         """Lay the model out over the processes; what is called for a forward pass, and what Trainer steps."""
-        ...
 
+    @abstractmethod
     def accumulate(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Surround forward and backward of one micro-batch; gradients are added up over ranks with a step's last."""
-        ...
 
+    @abstractmethod
     def backward(self, loss: torch.Tensor) -> None:
         """Compute gradients."""
-        ...
 
+    @abstractmethod
     def clip(self, max_norm: float) -> float | None:
         """Clip the gradients and return their norm before; None where the step itself does that."""
-        ...
 
     def applied_norm(self) -> float | None:
         """The norm that the step found, where it clips itself."""
-        ...
+        return None
 
     def loss_scale(self) -> LossScale:
         """The state of fp16's loss scaling; empty where there is none."""
-        ...
+        return {}
 
-    def set_loss_scale(self, saved: LossScale) -> None:
+    def set_loss_scale(self, saved: LossScale) -> None:  # noqa: B027 (nothing to do is what most engines do)
         """Go on with it."""
-        ...
 
     @property
+    @abstractmethod
     def schedules(self) -> Optimizer:
         """The optimizer whose learning rates the schedule sets."""
-        ...
 
     @property
+    @abstractmethod
     def state(self) -> StateTensors:
         """What training changes."""
-        ...

@@ -23,10 +23,10 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from finetune_trainer.engines.engine import LossScale, Moments, OptimizerFactory
+from finetune_trainer.engines.engine import Engine, Moments, OptimizerFactory
 
 
-class FSDPEngine:
+class FSDPEngine(Engine):
     """Shards the numbered blocks one by one, and the rest as one unit that stays whole during a step."""
 
     def __init__(
@@ -74,17 +74,6 @@ class FSDPEngine:
         parameters = [each for each in cast(nn.Module, self._model).parameters() if each.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-    def applied_norm(self) -> float | None:
-        """Known before the step."""
-        return None
-
-    def loss_scale(self) -> LossScale:
-        """fp16 is not computed with here: its overflows would have to be told to all ranks."""
-        return {}
-
-    def set_loss_scale(self, saved: LossScale) -> None:
-        """Nothing to go on with."""
 
     @property
     def schedules(self) -> Optimizer:

@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from finetune_trainer.engines.engine import LossScale, Moments, OptimizerFactory
+from finetune_trainer.engines.engine import Engine, LossScale, Moments, OptimizerFactory
 
 
-class ReplicatedEngine:
+class ReplicatedEngine(Engine):
     """accelerate's own way: autocast, loss scaling, DDP."""
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -47,10 +47,6 @@ class ReplicatedEngine:
         """Clip by the norm over all parameters, which is the same on every rank."""
         assert self._model is not None, "prepared before the first step"
         return float(self._accelerator.clip_grad_norm_(self._model.parameters(), max_norm))
-
-    def applied_norm(self) -> float | None:
-        """Known before the step."""
-        return None
 
     def loss_scale(self) -> LossScale:
         """torch's GradScaler."""

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
-from finetune_trainer.engines.engine import LossScale, Moments, OptimizerFactory
+from finetune_trainer.engines.engine import Engine, Moments, OptimizerFactory
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 # The fp32 tensors that torch's optimizer steps, by DeepSpeed's names: stage 3, stage 1 and 2, stage 1 in 16 bits.
@@ -26,7 +26,7 @@ _FLAT_PARTITIONS = (
 )
 
 
-class ZeroEngine:
+class ZeroEngine(Engine):
     """One DeepSpeed engine, which clips and steps itself."""
 
     def __init__(
@@ -81,13 +81,6 @@ class ZeroEngine:
     def applied_norm(self) -> float | None:
         """The norm that the last step found."""
         return float(self._engine.get_global_grad_norm())
-
-    def loss_scale(self) -> LossScale:
-        """fp16 is not computed with here."""
-        return {}
-
-    def set_loss_scale(self, saved: LossScale) -> None:
-        """Nothing to go on with."""
 
     @property
     def schedules(self) -> Optimizer:
