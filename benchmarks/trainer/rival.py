@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.unused_packages import TABLE_PACKAGES, leave_out_unused_packages
+from finetune_trainer.unused_packages import FITTING_PACKAGES, leave_out_unused_packages
 
 # None of them takes part in a step; they only make every one of these processes start later.
-leave_out_unused_packages(keep=("datasets", *TABLE_PACKAGES))
+leave_out_unused_packages(keep=("datasets", *FITTING_PACKAGES))
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402

@@ -20,7 +20,7 @@ from finetune_trainer.errors import Preempted, StageError
 from finetune_trainer.job import load_job
 from finetune_trainer.logs import configure_logging
 from finetune_trainer.termination import failure_of, write_termination_message
-from finetune_trainer.unused_packages import TABLE_PACKAGES, leave_out_unused_packages
+from finetune_trainer.unused_packages import FITTING_PACKAGES, leave_out_unused_packages
 
 logger = logging.getLogger("finetune_trainer")
 
@@ -77,7 +77,7 @@ def _stage_function(stage: Stage) -> StageFunction:
     if stage is not Stage.TRAIN:  # the launcher has ranks to tell and installs its own handler
         signal.signal(signal.SIGTERM, _on_sigterm)
     # Near duplicates are looked for with scikit-learn.
-    leave_out_unused_packages(keep=TABLE_PACKAGES if stage is Stage.PREPARE else ())
+    leave_out_unused_packages(keep=FITTING_PACKAGES if stage is Stage.PREPARE else ())
     module, function = _STAGES[stage]
     stage_function: StageFunction = getattr(importlib.import_module(module), function)
     return stage_function

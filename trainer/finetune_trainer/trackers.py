@@ -17,7 +17,7 @@ from finetune_api.layout import RunLayout
 from finetune_api.spec import MLflow, Store, SwanLab, SwanLabMode, Tracking, WandB
 from finetune_api.spec.references import TrackerSecretRef
 from finetune_trainer.tracked_settings import Setting
-from finetune_trainer.unused_packages import TABLE_PACKAGES
+from finetune_trainer.unused_packages import FITTING_PACKAGES
 
 # The key of MLflow's tag by which a later attempt finds its run: MLflow alone lets nobody choose a run's id.
 RUN_TAG = f"{GROUP}/run"
@@ -119,8 +119,8 @@ def list_packages(tracking: Tracking) -> frozenset[str]:
         "wandb": tracking.wandb,
     }
     own = frozenset(package for package, tracker in packages.items() if tracker is not None)
-    # All but TensorBoard log tables as well.
-    return own | frozenset(TABLE_PACKAGES) if own - {"tensorboard"} else own
+    # All but TensorBoard know the models of scikit-learn.
+    return own | frozenset(FITTING_PACKAGES) if own - {"tensorboard"} else own
 
 
 def _plan_swan_lab(settings: SwanLab, run: TrackedRun, folder: Path) -> TrackerPlan:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 
-# What reads tables and fits models: only near duplicates and some trackers need it.
-TABLE_PACKAGES = ("pandas", "scipy", "sklearn")
+# What fits models: only near duplicates and some trackers need it. Not pandas, which pyarrow, being compiled, takes for
+# installed whatever stands here; without these nothing imports it.
+FITTING_PACKAGES = ("scipy", "sklearn")
 # peft, transformers, accelerate and DeepSpeed import some of these wherever they are installed: several seconds (MLflow
-# alone four, datasets and the tables three), and a device probe. A run that opens a tracker keeps its package
+# alone four, datasets and what fits models three), and a device probe. A run that opens a tracker keeps its package
 # (trackers.list_packages).
 _UNUSED = (
     "PIL",
@@ -19,7 +20,7 @@ _UNUSED = (
     "swanlab",
     "tensorboard",
     "wandb",
-    *TABLE_PACKAGES,
+    *FITTING_PACKAGES,
 )
 
 

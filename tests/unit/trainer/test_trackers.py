@@ -24,7 +24,7 @@ from finetune_trainer.trackers import (
     decide_trackers,
     list_packages,
 )
-from finetune_trainer.unused_packages import TABLE_PACKAGES
+from finetune_trainer.unused_packages import FITTING_PACKAGES
 from tests.builders.tracking import make_run, make_spec, mount_secret, plan
 
 ALL: dict[str, Any] = {
@@ -266,7 +266,7 @@ def test_the_packages_of_a_run_are_those_of_its_trackers() -> None:
     assert list_packages(Tracking.model_validate({"tensorBoard": {}, "swanLab": {}})) == {
         "tensorboard",
         "swanlab",
-        *TABLE_PACKAGES,
+        *FITTING_PACKAGES,
     }
 
 
@@ -277,12 +277,13 @@ def imported(keep: str) -> set[str]:
         "from finetune_trainer.unused_packages import leave_out_unused_packages\n"
         f"leave_out_unused_packages({keep})\n"
         "import finetune_trainer.train, finetune_trainer.callbacks.tracking\n"
-        "names = ('mlflow', 'swanlab', 'tensorboard', 'wandb', 'PIL', 'datasets', 'pandas', 'scipy', 'sklearn')\n"
-        "print(json.dumps([[n for n in names if importlib.util.find_spec(n)], [n for n in names if sys.modules.get(n)]]))"
+        "names = ('mlflow', 'swanlab', 'tensorboard', 'wandb', 'PIL', 'datasets', 'scipy', 'sklearn')\n"
+        "print(json.dumps([[n for n in names if importlib.util.find_spec(n)], [n for n in names if sys.modules.get(n)], list(sys.modules)]))"
     )
     ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    can_import, has_imported = json.loads(ran.stdout.splitlines()[-1])
+    can_import, has_imported, imported_modules = json.loads(ran.stdout.splitlines()[-1])
     assert has_imported == []
+    assert "pandas" not in imported_modules
     return set(can_import)
 
 
