@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, set_seed
+from peft import PeftModel
+from transformers import TrainerCallback
 
 from finetune_api.spec import Task
-from finetune_trainer.adapters import build_adapter_config
 from finetune_trainer.callbacks.adalora import AdaLoRACallback
 from finetune_trainer.callbacks.checkpointing import ResumeCallback
 from finetune_trainer.callbacks.evaluation import EvaluationCallback
@@ -24,15 +24,9 @@ from finetune_trainer.gang import Gang, join_gang, leave_gang
 from finetune_trainer.heartbeat import Heart
 from finetune_trainer.losses import replace_forward
 from finetune_trainer.measuring import lay_out_evaluation, measure
-from finetune_trainer.model import (
-    BaseModelSettings,
-    decide_precision,
-    load_base_model,
-    packs_rows,
-    recomputes_activations,
-)
-from finetune_trainer.parallelism import decide_plan, needs_process_group
-from finetune_trainer.quantization import build_quantization
+from finetune_trainer.model import decide_precision, packs_rows
+from finetune_trainer.model_loading import ModelRecipe, load_tuned_model
+from finetune_trainer.parallelism import ParallelPlan, decide_plan, needs_process_group
 from finetune_trainer.schedules import plan_schedule
 from finetune_trainer.snapshot import (
     LiveState,
@@ -44,7 +38,7 @@ from finetune_trainer.snapshot import (
 from finetune_trainer.state_files import save_state
 from finetune_trainer.step_figures import StepMeter, name_sources
 from finetune_trainer.training import FineTuneTrainer, training_arguments
-from finetune_trainer.tuned_model import TunedModel, tune
+from finetune_trainer.tuned_model import TunedModel
 from tests.matrix.runner import Cell, Outcome
 
 
@@ -83,36 +77,27 @@ def train_rank(cell: Cell, rank: int) -> Outcome:
 
 def _load(cell: Cell, gang: Gang) -> TunedModel:
     spec = cell.spec
-    precision = decide_precision(spec.training.precision, gang.device.type, spec.method.type)
-    set_seed(spec.training.seed)
-    base = load_base_model(
-        cell.model,
-        BaseModelSettings(
-            weights=precision.weights,
+    tuned = load_tuned_model(
+        ModelRecipe(
+            spec=spec,
+            facts=cell.facts,
+            base=cell.model,
+            plan=_plan(cell, gang),
+            precision=decide_precision(spec.training.precision, gang.device.type, spec.method.type),
             device=gang.device,
-            task=spec.task,
-            labels=tuple(spec.labels or ()),
-            is_packed=packs_rows(spec.method, spec.training.packing),
-            quantization=build_quantization(
-                spec.method, precision.autocast, cell.facts.fully_trained_modules
-            ),
-            recomputes_activations=recomputes_activations(spec, gang.device.type, is_tight=False),
-        ),
+            total_steps=cell.steps,
+            earlier_adapter=cell.earlier_adapter,
+            checkpoint=cell.checkpoint,
+        )
     )
     if cell.chunk_positions is not None:
+        base = tuned.model.get_base_model() if isinstance(tuned.model, PeftModel) else tuned.model
         replace_forward(base, spec.task, cell.chunk_positions)
-    set_seed(spec.training.seed)
-    config = build_adapter_config(
-        spec.method, cell.facts, spec.task, total_steps=cell.steps, tokenizer=cell.model
-    )
-    return tune(
-        base,
-        spec.method,
-        config,
-        model_source=spec.model.source,
-        earlier_adapter=cell.earlier_adapter,
-        checkpoint=cell.checkpoint,
-    )
+    return tuned
+
+
+def _plan(cell: Cell, gang: Gang) -> ParallelPlan:
+    return decide_plan(cell.spec, gang.world_size, None, lambda _: 0)
 
 
 def _batches(cell: Cell, gang: Gang) -> StepBatches:
@@ -135,7 +120,7 @@ def _trainer(
 ) -> FineTuneTrainer:
     spec = cell.spec
     precision = decide_precision(spec.training.precision, gang.device.type, spec.method.type)
-    plan = decide_plan(spec, gang.world_size, None, lambda _: 0)
+    plan = _plan(cell, gang)
     schedule = plan_schedule(
         spec.training.scheduler, warmup_steps=cell.warmup_steps, decay_steps=cell.decay_steps
     )

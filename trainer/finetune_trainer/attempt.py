@@ -43,6 +43,7 @@ class Attempt:
     start: StartingPoint
     snapshot: TrainerSnapshot | None
     gang: Gang
+    device_bytes: int | None
     plan: ParallelPlan
     precision: ComputePrecision
     micro_batch_bound: MicroBatchBound
@@ -52,8 +53,7 @@ class Attempt:
     @property
     def is_memory_tight(self) -> bool:
         """Whether weights, gradients and moments leave less than half of the device to activations."""
-        total = device_memory_bytes(self.gang.device)
-        return total is not None and self.plan.needed_bytes > total // 2
+        return self.device_bytes is not None and self.plan.needed_bytes > self.device_bytes // 2
 
     @property
     def resumed_from(self) -> CheckpointReport | None:
@@ -80,6 +80,7 @@ def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
     start = StartingPoint.model_validate_json(told)
     heart.enter(Phase.LOADING)
     gang.do_together("start/files", lambda: bring_checkpoint(job, work, store, gang, start))
+    device_bytes = smallest_device_bytes(gang)
     return Attempt(
         job=job,
         work=work,
@@ -87,7 +88,8 @@ def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
         start=start,
         snapshot=load_snapshot(work.resume) if start.checkpoint else None,
         gang=gang,
-        plan=plan_parallelism(job, hand_over.run_file, gang),
+        device_bytes=device_bytes,
+        plan=plan_parallelism(job, hand_over.run_file, gang.world_size, device_bytes),
         precision=decide_precision(job.spec.training.precision, gang.device.type, job.spec.method.type),
         micro_batch_bound=decide_micro_batch_bound(job.spec.training, gang.device.type, job.memory_backoff),
         store=store,
@@ -95,8 +97,10 @@ def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
     )
 
 
-def plan_parallelism(job: JobFile, run_file: RunFile, gang: Gang) -> ParallelPlan:
-    """Decide how ranks share the work, from what the model takes and what a device has."""
+def plan_parallelism(
+    job: JobFile, run_file: RunFile, world_size: int, device_bytes: int | None
+) -> ParallelPlan:
+    """Decide how ranks share the work, from what the model takes and what the smallest device has."""
     spec, facts = job.spec, run_file
 
     def estimate_bytes(strategy: Strategy) -> int:
@@ -105,21 +109,25 @@ def plan_parallelism(job: JobFile, run_file: RunFile, gang: Gang) -> ParallelPla
             facts.method.trainable_count,
             spec.method,
             spec.training.precision,
-            gang.world_size,
+            world_size,
             strategy,
             optimizer=spec.training.optimizer,
+            quantized_count=facts.method.quantized_count,
         ).total
 
-    plan = decide_plan(spec, gang.world_size, device_memory_bytes(gang.device), estimate_bytes)
+    plan = decide_plan(spec, world_size, device_bytes, estimate_bytes)
     logger.info("strategy %s: %s", plan.name, plan.reason)
     return plan
 
 
-def device_memory_bytes(device: torch.device) -> int | None:
-    """What the device has in all; None for a CPU, whose pod shares its memory between ranks."""
-    if device.type != "cuda":
+def smallest_device_bytes(gang: Gang) -> int | None:
+    """What the smallest device of all ranks has in all: each must come to the same decisions.
+
+    None for CPUs, whose pods share their memory between ranks.
+    """
+    if gang.device.type != "cuda":
         return None
-    return int(torch.cuda.get_device_properties(device).total_memory)
+    return gang.least(torch.cuda.get_device_properties(gang.device).total_memory)
 
 
 def bring_checkpoint(

@@ -56,6 +56,14 @@ class Gang:
         dist.all_reduce(figures)
         return tuple(figures.tolist())
 
+    def least(self, value: int) -> int:
+        """The smallest of all ranks' values."""
+        if self.world_size == 1:
+            return value
+        smallest = torch.tensor(value, dtype=torch.int64, device=self.device)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return int(smallest)
+
     def agree(self, topic: str, failure: StageError | None) -> None:
         """Raise on every rank what any rank reports, the lowest rank's error first. `topic` is used once."""
         if self.store is None:

@@ -178,7 +178,12 @@ def build_deepspeed_config(
         "zero_optimization": _zero_section(plan, tuning),
     }
     if compute == "bf16":
-        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        # Gradients are added up over micro-batches and over ranks in fp32, as DDP and FSDP do it here.
+        config |= {
+            "bf16": {"enabled": True},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "communication_data_type": "fp32",
+        }
     return config
 
 

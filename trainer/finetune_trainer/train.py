@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 
-import torch
-from transformers import set_seed
-
 from finetune_api.job_file import JobFile
 from finetune_api.termination import TrainedFacts
-from finetune_trainer.adapters import build_adapter_config
 from finetune_trainer.attempt import Attempt, join_attempt
 from finetune_trainer.data.batches import order_rows
 from finetune_trainer.data.prepared import PreparedRows, split_file_name
 from finetune_trainer.data.rows import Split
 from finetune_trainer.data.step_batches import StepBatches
 from finetune_trainer.gang import leave_gang
-from finetune_trainer.model import BaseModelSettings, load_base_model, packs_rows, recomputes_activations
-from finetune_trainer.quantization import build_quantization
+from finetune_trainer.model import packs_rows
+from finetune_trainer.model_loading import ModelRecipe, load_tuned_model
 from finetune_trainer.stop_request import StopRequest
 from finetune_trainer.training_run import TrainingRun
-from finetune_trainer.tuned_model import TunedModel, tune
+from finetune_trainer.tuned_model import TunedModel
 from finetune_trainer.work_directory import WorkDirectory
 
 logger = logging.getLogger(__name__)
@@ -45,21 +41,21 @@ def train(job: JobFile, work: WorkDirectory, stop: StopRequest) -> TrainedFacts:
 
 
 def load_model(attempt: Attempt) -> TunedModel:
-    """Load the base and add what is trained: the same on every rank, from the seed or from the checkpoint."""
+    """Load the base and add what is trained."""
     spec, work, facts = attempt.job.spec, attempt.work, attempt.run_file
-    # A new head is drawn while the base is loaded, an adapter after it.
-    set_seed(spec.training.seed)
-    base = load_base_model(work.model, base_model_settings(attempt))
-    set_seed(spec.training.seed)
-    tuned = tune(
-        base,
-        spec.method,
-        build_adapter_config(
-            spec.method, facts.method, spec.task, total_steps=facts.total_steps, tokenizer=work.model
-        ),
-        model_source=spec.model.source,
-        earlier_adapter=work.earlier_adapter if facts.adapter is not None else None,
-        checkpoint=work.resume if attempt.snapshot is not None else None,
+    tuned = load_tuned_model(
+        ModelRecipe(
+            spec=spec,
+            facts=facts.method,
+            base=work.model,
+            plan=attempt.plan,
+            precision=attempt.precision,
+            device=attempt.gang.device,
+            total_steps=facts.total_steps,
+            earlier_adapter=work.earlier_adapter if facts.adapter is not None else None,
+            checkpoint=work.resume if attempt.snapshot is not None else None,
+            is_memory_tight=attempt.is_memory_tight,
+        )
     )
     trained, total = tuned.count_parameters()
     logger.info(
@@ -72,23 +68,6 @@ def load_model(attempt: Attempt) -> TunedModel:
         attempt.gang.device,
     )
     return tuned
-
-
-def base_model_settings(attempt: Attempt) -> BaseModelSettings:
-    """How this run's base model is loaded."""
-    spec, precision, device = attempt.job.spec, attempt.precision, attempt.gang.device
-    return BaseModelSettings(
-        weights=precision.weights,
-        # What is split up goes to the device part by part.
-        device=torch.device("cpu") if attempt.plan.splits_parameters else device,
-        task=spec.task,
-        labels=tuple(spec.labels or ()),
-        is_packed=packs_rows(spec.method, spec.training.packing),
-        quantization=build_quantization(
-            spec.method, precision.autocast, attempt.run_file.method.fully_trained_modules
-        ),
-        recomputes_activations=recomputes_activations(spec, device.type, is_tight=attempt.is_memory_tight),
-    )
 
 
 def plan_batches(attempt: Attempt) -> StepBatches:

@@ -113,6 +113,11 @@ def _restore(tuned: TunedModel, checkpoint: Path) -> None:
     with safe_open(checkpoint / PARAMETERS_NAME, framework="pt") as saved, torch.no_grad():
         assert set(saved.keys()) == set(expected), "a checkpoint of this run has this run's parameters"
         for name, parameter in expected.items():
-            parameter.copy_(saved.get_tensor(name))
+            value = saved.get_tensor(name)
+            if parameter.dtype is torch.float32:
+                parameter.copy_(value)
+            else:
+                # Of a model that is to be split up: each rank takes its part from the mapped file.
+                parameter.data = value
     if tuned.allocation is not None:
         tuned.allocation.restore(checkpoint)

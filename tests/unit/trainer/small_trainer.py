@@ -10,10 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
 from finetune_api.spec import FineTuneJobSpec, Optimizer
-from finetune_trainer.adapters import build_adapter_config
 from finetune_trainer.callbacks.adalora import AdaLoRACallback
 from finetune_trainer.callbacks.checkpointing import ResumeCallback
 from finetune_trainer.callbacks.metrics import MetricsCallback
@@ -29,16 +28,9 @@ from finetune_trainer.data.prepared import (
 from finetune_trainer.data.step_batches import StepBatches
 from finetune_trainer.engines import build_engine
 from finetune_trainer.gang import Gang
-from finetune_trainer.model import (
-    BaseModelSettings,
-    ComputePrecision,
-    decide_precision,
-    load_base_model,
-    packs_rows,
-    recomputes_activations,
-)
-from finetune_trainer.parallelism import decide_plan
-from finetune_trainer.quantization import build_quantization
+from finetune_trainer.model import ComputePrecision, decide_precision, packs_rows
+from finetune_trainer.model_loading import ModelRecipe, load_tuned_model
+from finetune_trainer.parallelism import ParallelPlan, decide_plan
 from finetune_trainer.run_file import MethodFacts
 from finetune_trainer.schedules import plan_schedule
 from finetune_trainer.snapshot import (
@@ -51,7 +43,7 @@ from finetune_trainer.snapshot import (
 from finetune_trainer.state_files import save_state
 from finetune_trainer.step_figures import StepFigures, StepMeter
 from finetune_trainer.training import FineTuneTrainer, training_arguments
-from finetune_trainer.tuned_model import TunedModel, tune
+from finetune_trainer.tuned_model import TunedModel
 from tests.builders.rows import make_rows, write_prepared_rows
 from tests.builders.tiny_models import write_model
 from tests.matrix.runner import make_spec
@@ -142,7 +134,7 @@ class SmallTrainer:
             meter=self.meter,
             build_engine=partial(
                 build_engine,
-                decide_plan(self.spec, 1, None, lambda _: 0),
+                _plan(self.spec),
                 training,
                 None,
                 self.precision,
@@ -210,29 +202,17 @@ def load_tuned(
     """The base with what the method adds, as train.py's load_model makes it."""
     # Models this small are slower with threads that wait for one another.
     torch.set_num_threads(1)
-    precision = precision or decide_precision(spec.training.precision, "cpu", spec.method.type)
-    set_seed(spec.training.seed)
-    model = load_base_model(
-        base,
-        BaseModelSettings(
-            weights=precision.weights,
+    return load_tuned_model(
+        ModelRecipe(
+            spec=spec,
+            facts=facts,
+            base=base,
+            plan=_plan(spec),
+            precision=precision or decide_precision(spec.training.precision, "cpu", spec.method.type),
             device=CPU,
-            task=spec.task,
-            labels=tuple(spec.labels or ()),
-            is_packed=packs_rows(spec.method, spec.training.packing),
-            quantization=build_quantization(spec.method, precision.autocast, facts.fully_trained_modules),
-            recomputes_activations=recomputes_activations(spec, "cpu", is_tight=False),
-        ),
-    )
-    set_seed(spec.training.seed)
-    config = build_adapter_config(spec.method, facts, spec.task, total_steps=steps, tokenizer=base)
-    return tune(
-        model,
-        spec.method,
-        config,
-        model_source=spec.model.source,
-        earlier_adapter=None,
-        checkpoint=checkpoint,
+            total_steps=steps,
+            checkpoint=checkpoint,
+        )
     )
 
 
@@ -263,6 +243,10 @@ def disturb(model: torch.nn.Module, *, seed: int = 1, spread: float = 0.05) -> N
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(spread * torch.randn_like(parameter))
+
+
+def _plan(spec: FineTuneJobSpec) -> ParallelPlan:
+    return decide_plan(spec, 1, None, lambda _: 0)
 
 
 def _spec(method: dict[str, Any], changes: dict[str, Any]) -> FineTuneJobSpec:

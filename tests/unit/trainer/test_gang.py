@@ -54,7 +54,9 @@ def _exchange(gang: Gang, folder: Path) -> None:
         gang.do_together("files", lambda: _fail() if gang.rank == 1 else None)
     except StorageDenied as error:
         said = f"{error.message} of rank {error.rank}"
-    (folder / str(gang.rank)).write_text(f"{told}|{gathered}|{said}|{gang.total(gang.rank + 1.0)[0]}")
+    (folder / str(gang.rank)).write_text(
+        f"{told}|{gathered}|{said}|{gang.total(gang.rank + 1.0)[0]}|{gang.least(5 - gang.rank)}"
+    )
 
 
 def _fail() -> None:
@@ -63,8 +65,8 @@ def _fail() -> None:
 
 def test_ranks_hear_gather_agree_and_add_up(tmp_path: Path) -> None:
     assert exit_codes(start_two(_exchange, tmp_path)) == [0, 0]
-    assert (tmp_path / "0").read_text() == r"from 0|[b'\x00\x00\x00', b'\x01\x01\x01']|denied of rank 1|3.0"
-    assert (tmp_path / "1").read_text() == "from 0|[]|denied of rank 1|3.0"
+    assert (tmp_path / "0").read_text() == r"from 0|[b'\x00\x00\x00', b'\x01\x01\x01']|denied of rank 1|3.0|4"
+    assert (tmp_path / "1").read_text() == "from 0|[]|denied of rank 1|3.0|4"
 
 
 @pytest.mark.parametrize("needs_group", [True, False], ids=["asked for", "not asked for"])
@@ -84,6 +86,7 @@ def test_a_single_rank_has_a_group_where_one_is_asked_for(
             assert figures.tolist() == [1.0, 1.0]
         # Nobody is asked about anything.
         assert gang.total(2.0, 3.0) == (2.0, 3.0)
+        assert gang.least(7) == 7
         assert gang.collect("random", b"12") == [b"12"]
         assert gang.hear_leader("start", "here") == "here"
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_api.spec import DeepSpeed, Offload, Strategy
 from finetune_trainer.parallelism import (
@@ -290,6 +291,7 @@ def test_deepspeed_takes_the_configuration(
     assert not read.float16_config.enabled
     # Gradients of micro-batches are added up in fp32, by ourselves.
     assert read.grad_accum_dtype == ("fp32" if compute == "bf16" else None)
+    assert read.communication_data_type == (torch.float32 if compute == "bf16" else None)
     assert (read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps) == (1, 1)
     # torch's own AdamW is used, and nothing is compiled or printed.
     assert read.zero_allow_untested_optimizer

@@ -6,8 +6,8 @@ are added up in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -20,9 +20,10 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
+from finetune_trainer.engines.blocks import move_buffers, numbered_blocks
 from finetune_trainer.engines.engine import Engine, Moments, OptimizerFactory
 
 
@@ -48,22 +49,23 @@ class FSDPEngine(Engine):
     def prepare(self, model: nn.Module, make_optimizer: OptimizerFactory) -> tuple[nn.Module, Optimizer]:
         """Shard in place."""
         for block in numbered_blocks(model):
-            fully_shard(block, **self._settings)
-        self._model = fully_shard(model, **self._settings)
-        _move_buffers(model, self._device)
+            self._shard(block)
+        self._model = self._shard(model)
+        move_buffers(model, self._device)
         self._optimizer = make_optimizer(model)
-        self._state = ShardedState(model, self._optimizer, self._mesh)
+        self._state = ShardedState(model, self._optimizer)
         return model, self._optimizer
 
-    def accumulate(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """Gradients are kept whole on each rank until the last micro-batch."""
-        return self._syncing(is_last)
+    def _shard(self, module: nn.Module) -> FSDPModule:
+        # Block by block: until here a model that is trained whole may stand in memory as its files have it.
+        for parameter in module.parameters():
+            if parameter.requires_grad and parameter.dtype is not torch.float32:
+                parameter.data = parameter.data.float()
+        return fully_shard(module, **self._settings)
 
-    @contextmanager
-    def _syncing(self, is_last: bool) -> Iterator[None]:
-        assert self._model is not None, "prepared before the first step"
-        self._model.set_requires_gradient_sync(is_last)
-        yield
+    def accumulate(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients are added up over ranks with each micro-batch: until then every rank would keep whole ones."""
+        return nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute gradients."""
@@ -90,11 +92,10 @@ class FSDPEngine(Engine):
 class ShardedState:
     """Parameters and moments as DTensors."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, mesh: DeviceMesh) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         found = ((name, each) for name, each in model.named_parameters() if each.requires_grad)
         self._parameters = {name: cast(DTensor, each) for name, each in found}
         self._optimizer = optimizer
-        self._mesh = mesh
 
     @property
     def is_collective(self) -> bool:
@@ -127,38 +128,37 @@ class ShardedState:
         """Keep this rank's part."""
         target = self._parameters[name]
         with torch.no_grad():
-            target.to_local().copy_(self._part_of(value, target).to_local())
+            target.to_local().copy_(own_rows(value, target))
 
     def set_moments(self, values: Mapping[str, Moments]) -> None:
-        """Keep this rank's parts."""
+        """Keep this rank's parts, where its parts of the parameters are."""
         for name, moments in values.items():
             target = self._parameters[name]
             self._optimizer.state[target] = {
-                key: self._part_of(tensor, target) if tensor.shape == target.shape else tensor.clone()
+                key: _part_of(tensor, target) if tensor.shape == target.shape else self._count(tensor, target)
                 for key, tensor in moments.items()
             }
 
-    def _part_of(self, value: torch.Tensor, like: DTensor) -> DTensor:
-        # src_data_rank None: every rank has the whole tensor and takes its part, nothing is sent.
-        device = like.to_local().device
-        return distribute_tensor(
-            value.to(device, like.dtype), self._mesh, like.placements, src_data_rank=None
-        )
+    def _count(self, tensor: torch.Tensor, target: DTensor) -> torch.Tensor:
+        # A fused step reads the count where the parameters are; other steps read it on the host.
+        is_fused = bool(self._optimizer.param_groups[0].get("fused"))
+        return tensor.to(target.to_local().device if is_fused else "cpu", copy=True)
 
     def _kept(self, name: str) -> Moments:
         kept = self._optimizer.state[self._parameters[name]]
         return {key: torch.as_tensor(each) for key, each in kept.items()}
 
 
-def numbered_blocks(model: nn.Module) -> list[nn.Module]:
-    """The model's repeated blocks: the members of its longest list of modules."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    longest = max(lists, key=len, default=nn.ModuleList())
-    return list(longest)
+def own_rows(value: torch.Tensor, like: DTensor) -> torch.Tensor:
+    """This rank's part of a whole value: FSDP cuts the first dimension; the last parts may be shorter or empty."""
+    assert like.placements == (Shard(0),), like.placements
+    longest = -(-like.shape[0] // like.device_mesh.size())
+    begin = like.device_mesh.get_local_rank() * longest
+    return value[begin : begin + like.to_local().shape[0]]
 
 
-def _move_buffers(model: nn.Module, device: torch.device) -> None:
-    # fully_shard moves parameters alone where the model was loaded on the CPU.
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(device)
+def _part_of(value: torch.Tensor, like: DTensor) -> DTensor:
+    # Not distribute_tensor: it brings everything to the mesh's device, also what is offloaded to the host.
+    part = cast(DTensor, torch.zeros_like(like.detach()))
+    part.to_local().copy_(own_rows(value, like))
+    return part

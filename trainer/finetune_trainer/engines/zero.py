@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
+from finetune_trainer.engines.blocks import move_buffers, numbered_blocks
 from finetune_trainer.engines.engine import Engine, Moments, OptimizerFactory
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -47,13 +48,23 @@ class ZeroEngine(Engine):
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed("nccl" if self._device.type == "cuda" else "gloo")
         if self._stage == 3:
-            # Init splits parameters up as they are; they are to be computed with in the run's number format.
-            model.to(self._compute)
-            deepspeed.zero.Init(module=model, config_dict_or_path=self._config, dtype=self._compute)
+            # Block by block, so that no process holds a whole model in the number format it computes in.
+            for part in (*numbered_blocks(model), model):
+                self._split(part)
+            move_buffers(model, self._device)
         self._plain = make_optimizer(model)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._plain, config=self._config)
         self._state = ZeroState(model, self._engine.optimizer)
         return self._engine, cast(Optimizer, _EngineSteps(self._engine, self._plain))
+
+    def _split(self, module: nn.Module) -> None:
+        import deepspeed
+
+        # Init splits parameters up as they are, and leaves those alone that it has split up. Buffers stay fp32: angles
+        # from rounded rotary frequencies are wrong by more with every position.
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(self._compute)
+        deepspeed.zero.Init(module=module, config_dict_or_path=self._config, dtype=self._compute)
 
     @property
     def _stage(self) -> int:
