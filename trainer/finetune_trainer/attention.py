@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from itertools import accumulate
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -45,6 +46,10 @@ def packed_attention(
     assert softcap is None and s_aux is None, "prepare refuses models with soft-capping or attention sinks"
     if _takes_kernel(query, dropout):
         return _attend_at_once(query, key, value, document_lengths, scaling, sliding_window), None
+    if query.is_cuda:
+        # Of SDPA's kernels only some share keys among heads, and those are not there for fp32 or with a mask: what is
+        # left would hold all scores of a row at once.
+        key, value = (share_among_heads(tensor, query.shape[1]) for tensor in (key, value))
     lengths = list(document_lengths)
     outputs = [
         scaled_dot_product_attention(
@@ -65,6 +70,11 @@ def packed_attention(
         )
     ]
     return torch.cat(outputs, dim=1), None
+
+
+def share_among_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Repeat each key-value head for the query heads that share it. Shapes: [1, kv_heads, …] -> [1, heads, …]."""
+    return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
 
 
 def register_packed_attention() -> None:
@@ -110,18 +120,20 @@ def _attend_at_once(
     query, key, value = (tensor.to(_computed_in(query)) for tensor in (query, key, value))
     # The kernel counts the positions before a token, SDPA's window counts the token too.
     before = -1 if sliding_window is None else sliding_window - 1
-    attended = varlen_attn(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=scaling,
-        window_size=(before, 0),
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
+    # cuDNN, which torch takes first on newer GPUs, would plan anew for the lengths of every micro-batch.
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        attended = varlen_attn(
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            bounds,
+            bounds,
+            longest,
+            longest,
+            scale=scaling,
+            window_size=(before, 0),
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
     assert isinstance(attended, torch.Tensor), "nothing but the output was asked for"
     return attended[None]
 

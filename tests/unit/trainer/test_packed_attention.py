@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune_trainer import attention
-from finetune_trainer.attention import packed_attention
+from finetune_trainer.attention import packed_attention, share_among_heads
 
 LENGTHS = (5, 1, 9, 17)
 
@@ -93,6 +93,16 @@ def test_the_kernel_gets_what_autocast_computes_in(monkeypatch: pytest.MonkeyPat
             torch.nn.Identity(), tensor, tensor, tensor.bfloat16(), None, document_lengths=LENGTHS
         )
     assert seen == [{torch.bfloat16}]
+
+
+def test_heads_that_share_keys_may_have_them_each() -> None:
+    torch.manual_seed(0)
+    query = torch.randn(1, 6, 5, 8)
+    key, value = (torch.randn(1, 2, 5, 8) for _ in range(2))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    shared = attend(query, key, value, is_causal=True, enable_gqa=True)
+    each = attend(query, share_among_heads(key, 6), share_among_heads(value, 6), is_causal=True)
+    torch.testing.assert_close(each, shared)
 
 
 def test_a_cpu_takes_one_call_a_row() -> None:
