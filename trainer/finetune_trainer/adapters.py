@@ -25,6 +25,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.utils.integrations import dequantize_module_weight
 from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
@@ -134,9 +135,19 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, model_source: str) -
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    _start_magnitudes(adapted)
     # peft puts the local folder here; whoever loads the adapter wants to know where the base model came from.
     adapted.peft_config[_ADAPTER_NAME].base_model_name_or_path = model_source
     return adapted
+
+
+def _start_magnitudes(model: PeftModel) -> None:
+    """Begin DoRA at the base: peft rounds the norms of a 16-bit layer, which would scale each of its rows."""
+    for layer in model.modules():
+        for magnitude in getattr(layer, "lora_magnitude_vector", {}).values():
+            weight = dequantize_module_weight(layer.get_base_layer()).detach().float()
+            norms = magnitude.get_weight_norm(weight, torch.zeros((), device=weight.device), 0.0)
+            magnitude.weight.data.copy_(norms)
 
 
 def load_adapter(model: PeftModel, directory: Path) -> None:

@@ -38,7 +38,9 @@ def bytes_of(quantity: str) -> int:
     return int(float(quantity))
 
 
-def refuse_small_pods(spec: FineTuneJobSpec, model: BaseModelFacts, trainable_count: int) -> None:
+def refuse_small_pods(
+    spec: FineTuneJobSpec, model: BaseModelFacts, trainable_count: int, quantized_count: int = 0
+) -> None:
     """Raise UserError where files or memory that are certainly needed are larger than what a pod is given."""
     files = sum(file.size_bytes for file in model.files)
     resources = spec.resources
@@ -55,7 +57,7 @@ def refuse_small_pods(spec: FineTuneJobSpec, model: BaseModelFacts, trainable_co
         files,
         "the base model's files",
     )
-    estimates = _possible_estimates(spec, model.parameter_count, trainable_count)
+    estimates = _possible_estimates(spec, model.parameter_count, trainable_count, quantized_count)
     if spec.parallelism.gpus_per_node == 0:
         # Nothing is moved anywhere on the CPU: its memory is the host's.
         needed = min(estimate.total + estimate.host for estimate in estimates)
@@ -66,7 +68,9 @@ def refuse_small_pods(spec: FineTuneJobSpec, model: BaseModelFacts, trainable_co
         _require("resources.memory", resources.memory, needed, what)
 
 
-def _possible_estimates(spec: FineTuneJobSpec, parameters: int, trainable: int) -> list[MemoryEstimate]:
+def _possible_estimates(
+    spec: FineTuneJobSpec, parameters: int, trainable: int, quantized: int
+) -> list[MemoryEstimate]:
     """One for each strategy that may be taken: with Auto, only what none of them has room for is certain."""
     parallelism, training = spec.parallelism, spec.training
     strategies = _AUTO_STRATEGIES if parallelism.strategy is Strategy.AUTO else (parallelism.strategy,)
@@ -82,6 +86,7 @@ def _possible_estimates(spec: FineTuneJobSpec, parameters: int, trainable: int) 
             strategy,
             parallelism.offload,
             training.optimizer,
+            quantized,
         )
         for strategy in strategies
     ]

@@ -2,8 +2,9 @@
 
 Source: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 3: mixed-precision Adam keeps 2 + 2 + 12 bytes for each
 trained parameter (weight, gradient, and fp32 weight with two moments). ZeRO-1 divides the last by the number of
-processes, ZeRO-2 the last two, ZeRO-3 and FSDP all three. Without ZeRO the trained weight is itself fp32: 4 + 4 + 8.
-Frozen weights have no gradient and no moments. Activations, buffers and fragmentation come on top of all this.
+processes, ZeRO-2 the last two, ZeRO-3 and FSDP all three. Without ZeRO the trained weight is itself fp32, and autocast
+computes with 16-bit copies: 4 + 2 + 4 + 8. Frozen weights have no gradient and no moments. Activations, buffers and
+fragmentation come on top of all this.
 """
 
 from __future__ import annotations
@@ -57,17 +58,25 @@ def estimate_memory(
     strategy: Strategy,
     offload: Offload = Offload.NONE,
     optimizer: Optimizer = Optimizer.ADAM_W,
+    quantized_count: int = 0,
 ) -> MemoryEstimate:
     """Estimate one process's memory, without activations.
 
-    `parameter_count` are the base model's. `precision` Auto counts as BF16, what GPUs take. `strategy` is one that was
+    `parameter_count` are the base model's; QLoRA quantizes `quantized_count` of them, and neither embedding nor head.
+    `precision` Auto counts as BF16, what GPUs take. `strategy` is one that was
     decided: Auto counts as DDP.
     """
     is_split = strategy in _SPLITS_OPTIMIZER
     compute = _FP32 if precision is Precision.FP32 else _HALF
     trained = compute if is_split else _FP32
-    frozen_count = 0 if method.type is MethodType.FULL else parameter_count
-    weights = frozen_count * frozen_bytes(method, precision) + trainable_count * trained
+    if method.type is MethodType.FULL:
+        # What autocast computes with are copies, which the backward pass needs as well.
+        weights = trainable_count * (trained if is_split or compute == _FP32 else trained + compute)
+    else:
+        whole_count = parameter_count - quantized_count
+        weights = (
+            whole_count * compute + quantized_count * quantized_bytes(method) + trainable_count * trained
+        )
     gradients = trainable_count * trained
     state = trainable_count * (_MOMENTS[optimizer] + (_MASTER if is_split else 0))
     weights /= world_size if strategy in _SPLITS_WEIGHTS else 1
@@ -76,10 +85,8 @@ def estimate_memory(
     return _place(weights, gradients, state, offload)
 
 
-def frozen_bytes(method: Method, precision: Precision) -> Fraction:
-    """Bytes of one weight of the frozen base model."""
-    if method.type is not MethodType.QLORA:
-        return _FP32 if precision is Precision.FP32 else _HALF
+def quantized_bytes(method: Method) -> Fraction:
+    """Bytes of one quantized weight, with its share of the scales."""
     quantization = method.quantization
     if quantization.type is QuantizationType.INT8:
         return _EIGHT_BITS

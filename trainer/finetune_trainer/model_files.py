@@ -6,6 +6,7 @@ Reads config.json, the tokenizer's files and the headers of the safetensors file
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,10 +24,12 @@ from finetune_trainer.run_file import BaseModelFacts, MethodFacts, ModelFile
 from finetune_trainer.safetensors_header import TensorInfo, read_tensor_infos
 from finetune_trainer.storage import ObjectInfo, ObjectStore
 from finetune_trainer.target_modules import TrainedModules, decide_trained_modules
-from finetune_trainer.trained_shapes import ModelWidths, count_trainable
+from finetune_trainer.trained_shapes import ModelWidths, count_quantized, count_trainable
 from finetune_trainer.unsupported_models import refuse_attention_sinks, refuse_unfitting_type
 
 _HEADS = (".lm_head.weight", ".embed_out.weight")
+# What old files hold beside weights, and models compute themselves: masks and frequencies. Nobody loads them.
+_COMPUTED = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)$")
 _WEIGHT_DTYPES = frozenset({"BF16", "F16", "F32"})
 
 
@@ -99,6 +102,7 @@ def inspect_model(
             feedforward_modules=modules.feedforward,
             fully_trained_modules=modules.fully_trained,
             trainable_count=count_trainable(method, modules, layers, widths, label_count),
+            quantized_count=count_quantized(method, modules, layers),
         ),
         layers=layers,
         modules=modules,
@@ -169,8 +173,14 @@ def _read_all_tensors(
             tensors[tensor], found[tensor] = info, name
     if declared.index is not None:
         _compare_with_index(folder.origin, declared.index, found)
-    _refuse_other_dtypes(folder.origin, tensors)
-    return tensors
+    weights = leave_out_computed(tensors)
+    _refuse_other_dtypes(folder.origin, weights)
+    return weights
+
+
+def leave_out_computed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors that a model loads."""
+    return {name: info for name, info in tensors.items() if not _COMPUTED.search(name)}
 
 
 def _compare_with_index(origin: str, expected: Mapping[str, str], found: Mapping[str, str]) -> None:

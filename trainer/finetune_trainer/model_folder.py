@@ -35,6 +35,8 @@ _OTHER_FILES = frozenset(
 )
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+# Phi-3 had the second name first.
+_LONG_ROPES = ("longrope", "su")
 _MAX_TEXT_FILE_BYTES = 64 * 1024 * 1024
 # Places whose files the user can change; a hub's repository is mostly somebody else's.
 _OWN_SCHEMES = ("s3://", "pvc://")
@@ -65,11 +67,24 @@ class DeclaredContext(BaseModel):
 
     max_position_embeddings: int | None = None
     n_positions: int | None = None
+    original_max_position_embeddings: int | None = None
+    rope_parameters: dict[str, JsonValue] | None = Field(
+        default=None, validation_alias=AliasChoices("rope_parameters", "rope_scaling")
+    )
 
     @property
     def context_length(self) -> int | None:
-        """The longest row in tokens; None where config.json does not say."""
-        return self.max_position_embeddings or self.n_positions
+        """The longest row in tokens; None where config.json does not say.
+
+        Of RoPE's type longrope only the length it began with: a longer row would change the frequencies of the rows
+        beside it. Source: transformers, modeling_rope_utils.py, dynamic_rope_update.
+        """
+        longest = self.max_position_embeddings or self.n_positions
+        rope = self.rope_parameters or {}
+        if rope.get("rope_type", rope.get("type")) not in _LONG_ROPES or longest is None:
+            return longest
+        original = rope.get("original_max_position_embeddings") or self.original_max_position_embeddings
+        return min(longest, original) if isinstance(original, int) else longest
 
 
 class ModelConfig(DeclaredContext):

@@ -64,6 +64,7 @@ class MethodFacts(ApiModel):
         default=(), description="LoRA: modules that are trained whole beside the adapter, sorted."
     )
     trainable_count: int = Field(default=0, description="Number of trained parameters.")
+    quantized_count: int = Field(default=0, description="QLoRA: number of weights that are quantized.")
     initial_steps: int = Field(default=0, description="AdaLoRA: steps before ranks shrink (peft's tinit).")
     final_steps: int = Field(default=0, description="AdaLoRA: steps after ranks are settled (peft's tfinal).")
 

@@ -81,11 +81,11 @@ def _build_empty(directory: Path, labels: Sequence[str] | None, attention: str) 
 
 def _find_sources(model: PreTrainedModel, files: TensorFiles) -> Sources:
     """Which parameters of which module stand where in the files."""
-    tied = _tied_sources(model)
+    tied, prefix = _tied_sources(model), model.base_model_prefix
     found: dict[nn.Module, dict[str, str]] = {}
     for path, module in model.named_modules():
         names = {name: f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)}
-        sources = {name: tied.get(full, full) for name, full in names.items()}
+        sources = {name: _stored_name(tied.get(full, full), files, prefix) for name, full in names.items()}
         # A class head is trained from nothing: the base has none.
         sources = {
             name: source for name, source in sources.items() if source in files or source != CLASS_HEAD
@@ -93,6 +93,19 @@ def _find_sources(model: PreTrainedModel, files: TensorFiles) -> Sources:
         if sources:
             found[module] = sources
     return found
+
+
+def _stored_name(name: str, files: TensorFiles, prefix: str) -> str:
+    """How the files call a parameter: old ones leave out the decoder's name, and GPT-NeoX's have a head of their own.
+
+    Source: transformers, which renames both as it loads (conversion_mapping.py; modeling_utils.py, base_model_prefix).
+    """
+    other_names = (
+        name.removeprefix(f"{prefix}."),
+        f"{prefix}.{name}",
+        name.replace("lm_head.", "embed_out."),
+    )
+    return next((each for each in (name, *other_names) if each in files), name)
 
 
 def _stream(owner: nn.Module, module: nn.Module, sources: Mapping[str, str], files: TensorFiles) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 
 from finetune_api.spec import LoRAVariant, Method, MethodType, PrefixTuning
-from finetune_trainer.model_layers import INPUT_EMBEDDING, OUTPUT_HEAD, Layer, ModelLayers
+from finetune_trainer.model_layers import INPUT_EMBEDDING, OUTPUT_HEAD, Layer, ModelLayers, contains
 from finetune_trainer.target_modules import TrainedModules
 
 PROMPT_PLACE, PROMPT_KIND = "", "prompt_embeddings"
@@ -68,6 +68,17 @@ def count_trainable(
         return _projected_prefix(method.prefix_tuning, widths) + head
     adapter = sum(prod(tensor.shape) for tensor in adapter_tensors(method, modules, widths))
     return adapter + _magnitudes(method, modules) + _whole_modules(modules, model) + head
+
+
+def count_quantized(method: Method, modules: TrainedModules, model: ModelLayers) -> int:
+    """Number of weights that QLoRA keeps in 4 or 8 bits: linear layers of the blocks, but those trained whole."""
+    if method.type is not MethodType.QLORA:
+        return 0
+    return sum(
+        prod(layer.shape)
+        for layer in model.blocks
+        if not any(contains(module, layer.path) for module in modules.fully_trained)
+    )
 
 
 def _lora_tensors(layer: Layer, rank: int) -> Iterator[TrainedTensor]:

@@ -25,8 +25,10 @@ from finetune_trainer.tensor_files import TensorFiles, tensor_bytes
 
 logger = logging.getLogger(__name__)
 
-# In fp32 nothing but the order of sums differs.
+# In fp32 nothing but the order of sums differs: little in itself, beside the logits, or beside what training did.
 FP32_TOLERANCE = 1e-4
+FP32_LOGIT_SHARE = 1e-5
+FP32_EFFECT_SHARE = 1e-3
 # A 16-bit weight cannot hold what was trained exactly: what is lost must stay small beside what training did.
 ROUNDING_SHARE = 0.05
 _POSITIONS_AT_ONCE = 512
@@ -43,6 +45,7 @@ class LogitComparison(ApiModel):
     max_difference: float
     adapter_effect: float
     tolerance: float
+    is_fp32: bool = False
 
     @property
     def holds(self) -> bool:
@@ -116,11 +119,15 @@ def ensure_logits_agree(comparison: LogitComparison) -> None:
         comparison.adapter_effect,
     )
     if not comparison.holds:
+        remedy = (
+            "the merge went wrong. Report it, and, where the method has an adapter, set"
+            if comparison.is_fp32
+            else "its number format cannot hold what was learned. Set spec.output.merged.precision to FP32, or, where "
+            "the method has an adapter,"
+        )
         raise UserError(
             f"The merged model's logits differ from those of what was trained by {comparison.max_difference:.3g}, more "
-            f"than {comparison.tolerance:.3g}: its number format cannot hold what was learned. Set "
-            "spec.output.merged.precision to FP32, or, where the method has an adapter, spec.output.merged.enabled to "
-            "false and use the adapter."
+            f"than {comparison.tolerance:.3g}: {remedy} spec.output.merged.enabled to false and use the adapter."
         )
 
 
@@ -164,21 +171,30 @@ def _compare(
     rows = compared.rows
     positions = _compared_positions(rows, compared.labels)
     states = [contender.states(rows, positions) for contender in contenders]
-    effect = difference = torch.zeros(())
+    effect = difference = largest = torch.zeros(())
     for part in torch.split(torch.arange(len(positions)), _POSITIONS_AT_ONCE):
         base, trained, merged = (
             contender.logits(own[part]) for contender, own in zip(contenders, states, strict=True)
         )
         effect = torch.maximum(effect, (trained - base).abs().max())
         difference = torch.maximum(difference, (trained - merged).abs().max())
+        largest = torch.maximum(largest, trained.abs().max())
     is_fp32 = adapted_dtypes == {torch.float32}
     return LogitComparison(
         rows=len(rows.document_lengths),
         tokens=rows.input_ids.numel(),
         max_difference=float(difference),
         adapter_effect=float(effect),
-        tolerance=FP32_TOLERANCE if is_fp32 else ROUNDING_SHARE * float(effect),
+        tolerance=decide_tolerance(float(effect), float(largest), is_fp32=is_fp32),
+        is_fp32=is_fp32,
     )
+
+
+def decide_tolerance(effect: float, largest_logit: float, *, is_fp32: bool) -> float:
+    """How far logits may be apart. `effect`: by how much training changed any."""
+    if not is_fp32:
+        return ROUNDING_SHARE * effect
+    return max(FP32_TOLERANCE, FP32_LOGIT_SHARE * largest_logit, FP32_EFFECT_SHARE * effect)
 
 
 def _compared_positions(rows: PackedRows, labels: Sequence[str] | None) -> torch.Tensor:

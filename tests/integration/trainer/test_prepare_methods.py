@@ -38,7 +38,11 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "QLoRA": (
         {"type": "QLoRA", "lora": {"rank": 4}},
-        {"target_modules": ALL, "trainable_count": LAYERS * 4 * INPUTS_AND_OUTPUTS},
+        {
+            "target_modules": ALL,
+            "trainable_count": LAYERS * 4 * INPUTS_AND_OUTPUTS,
+            "quantized_count": LAYERS * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * 2 * HIDDEN),
+        },
     ),
     "AdaLoRA": (
         {"type": "AdaLoRA", "adaLora": {"initialRank": 4, "targetRank": 2, "intervalSteps": 2}},

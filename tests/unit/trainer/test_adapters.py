@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -83,6 +84,24 @@ def make_model(base: Path, name: str, task: Task = Task.CAUSAL_LM, **changes: An
     assert isinstance(model, PeftModel)
     disturb(model)
     return model
+
+
+@pytest.mark.parametrize("quantization", [None, {"type": "NF4"}], ids=["bf16", "4 bits"])
+def test_dora_begins_as_the_base(quantization: dict[str, Any] | None, tmp_path: Path) -> None:
+    """A norm that was rounded to 16 bits would scale each row of a layer by up to two thousandths."""
+    dora = {"rank": 4, "variant": "DoRA"}
+    method: dict[str, Any] = {"type": "LoRA", "lora": dora}
+    if quantization is not None:
+        method = {"type": "QLoRA", "lora": dora, "quantization": quantization}
+    base = write_model(tmp_path / "base", dtype=torch.bfloat16)
+    facts = MethodFacts(target_modules=("q_proj", "down_proj"))
+    model: Any = load_tuned(base, make_spec(method=method, training__precision="BF16"), facts).model
+    layers = [each for each in model.modules() if hasattr(each, "lora_magnitude_vector")]
+    assert layers
+    for layer in layers:
+        weight = dequantize_module_weight(layer.get_base_layer()).float()
+        magnitude = layer.lora_magnitude_vector["default"].weight
+        torch.testing.assert_close(magnitude.detach(), weight.norm(dim=1), rtol=1e-6, atol=0)
 
 
 # --- settings ----------------------------------------------------------------------------------------------------
@@ -299,7 +318,8 @@ def live_logits(model: PeftModel, rows: PreparedRows, task: Task, name: str) -> 
     packs = packs_rows(Method.model_validate(METHODS[name][0]), make_spec().training.packing)
     inputs = (pack_rows if packs else pad_rows)(rows, [0], task).model_inputs()
     hook = output_head(model.get_base_model(), task).register_forward_hook(
-        lambda _module, _inputs, output: found.append(output.detach())
+        # The loss is taken in their memory.
+        lambda _module, _inputs, output: found.append(output.detach().clone())
     )
     model.eval()
     with torch.no_grad():

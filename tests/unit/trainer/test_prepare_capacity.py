@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, MethodType
 from finetune_trainer.capacity import bytes_of, refuse_small_pods
 from finetune_trainer.errors import UserError
 from finetune_trainer.run_file import BaseModelFacts, ModelFile
@@ -47,7 +47,8 @@ MODEL = BaseModelFacts(
 def check(trainable_count: int, **changes: Any) -> None:
     disks = {"resources__ephemeralStorage": "100G", "resources__export": {"ephemeralStorage": "100G"}}
     spec = FineTuneJobSpec.model_validate(make_manifest(**{**disks, **changes})["spec"])
-    refuse_small_pods(spec, MODEL, trainable_count)
+    quantized_count = BILLION if spec.method.type is MethodType.QLORA else 0
+    refuse_small_pods(spec, MODEL, trainable_count, quantized_count)
 
 
 ON_CPU = {"parallelism__gpusPerNode": 0}

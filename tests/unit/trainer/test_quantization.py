@@ -12,9 +12,14 @@ from bitsandbytes.functional import dequantize_4bit
 from safetensors.torch import load_file
 from torch import nn
 
-from finetune_api.spec import Method
+from finetune_api.spec import Method, Task
+from finetune_trainer.model_layers import read_layers
 from finetune_trainer.quantization import build_quantization
 from finetune_trainer.run_file import MethodFacts
+from finetune_trainer.safetensors_header import TensorInfo
+from finetune_trainer.target_modules import decide_trained_modules
+from finetune_trainer.tensor_files import TensorFiles
+from finetune_trainer.trained_shapes import count_quantized
 from tests.builders.tiny_models import write_model
 from tests.matrix.runner import make_spec
 from tests.unit.trainer.small_trainer import SmallTrainer, load_tuned
@@ -99,6 +104,22 @@ def quantized_layers(model: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
     }
 
 
+def counted(base: Path, quantization: dict[str, Any]) -> int:
+    """What the estimate of memory takes for quantized."""
+    with TensorFiles(base) as files:
+        plans = {name: files.plan(name) for name in files}
+    layers = read_layers(
+        "s3://base",
+        {
+            name: TensorInfo(dtype="F32", shape=plan.shape, data_offsets=(0, 0))
+            for name, plan in plans.items()
+        },
+        tied_embeddings=True,
+    )
+    method = Method.model_validate(qlora(quantization))
+    return count_quantized(method, decide_trained_modules(method, Task.CAUSAL_LM, layers), layers)
+
+
 @pytest.mark.parametrize(
     ("quantization", "kind"),
     [({}, bnb.nn.Linear4bit), (FP4, bnb.nn.Linear4bit), (INT8, bnb.nn.Linear8bitLt)],
@@ -114,6 +135,9 @@ def test_every_linear_layer_but_the_head_is_quantized(
     assert not any(each.requires_grad for module in layers.values() for each in [module.weight])
     head: Any = model.lm_head
     assert type(head) is nn.Linear
+    assert sum(module.in_features * module.out_features for module in layers.values()) == counted(
+        tmp_path / "base", quantization
+    )
 
 
 @pytest.mark.parametrize(("quantization", "share"), [({}, 0.1), (FP4, 0.13)], ids=["NF4", "FP4"])

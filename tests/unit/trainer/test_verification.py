@@ -10,14 +10,23 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from finetune_trainer.data.step_batches import PackedRows, pack_rows
 from finetune_trainer.errors import UserError
 from finetune_trainer.reloaded_adapter import check_reloaded_adapter, rows_of_one_length
 from finetune_trainer.streamed_model import open_streamed_adapter, open_streamed_model
 from finetune_trainer.tensor_files import TensorFiles
-from finetune_trainer.verification import Compared, compare_with_adapter, compare_with_trained
+from finetune_trainer.verification import (
+    Compared,
+    LogitComparison,
+    compare_with_adapter,
+    compare_with_trained,
+    decide_tolerance,
+    ensure_logits_agree,
+)
 from tests.builders.rows import write_prepared_rows
+from tests.builders.small_causal_models import make_small_config
 from tests.builders.tiny_models import write_model
 from tests.builders.tuned_models import LABELS, load_adapted, write_adapter, write_trained_weights
 
@@ -156,6 +165,66 @@ def test_classifier_is_compared_at_the_last_token_of_each_row(
         largest = max(model(input_ids=row[None]).logits.abs().max() for row in split)
     # The base in the place of the merged model has no head, and says 0 for every class.
     assert comparison.max_difference == comparison.adapter_effect == pytest.approx(float(largest), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("effect", "largest_logit", "is_fp32", "expected"),
+    [
+        pytest.param(0.0, 1.0, True, 1e-4, id="small logits"),
+        pytest.param(0.5, 40.0, True, 5e-4, id="training did a little"),
+        pytest.param(10.0, 40.0, True, 1e-2, id="training did much"),
+        pytest.param(0.0, 40.0, True, 4e-4, id="large logits"),
+        pytest.param(2.0, 40.0, False, 0.1, id="16 bits"),
+    ],
+)
+def test_tolerance_goes_with_the_logits_and_with_what_training_did(
+    effect: float, largest_logit: float, is_fp32: bool, expected: float
+) -> None:
+    assert decide_tolerance(effect, largest_logit, is_fp32=is_fp32) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("is_fp32", "sentence"),
+    [(False, "Set spec.output.merged.precision to FP32"), (True, "the merge went wrong")],
+    ids=["16 bits", "32 bits"],
+)
+def test_a_difference_says_what_to_do(is_fp32: bool, sentence: str) -> None:
+    comparison = LogitComparison(
+        rows=1, tokens=2, max_difference=1.0, adapter_effect=2.0, tolerance=0.1, is_fp32=is_fp32
+    )
+    with pytest.raises(UserError, match=sentence):
+        ensure_logits_agree(comparison)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "rename"),
+    [
+        ("gpt2", lambda name: name.removeprefix("transformer.")),
+        ("gpt_neox", lambda name: name.replace("lm_head.", "embed_out.")),
+        ("qwen2", lambda name: name.removeprefix("model.")),
+    ],
+    ids=["GPT-2 as the hub has it", "GPT-NeoX as the hub has it", "a decoder alone"],
+)
+def test_a_base_whose_files_have_older_names_is_compared_as_well(
+    model_type: str, rename: Callable[[str], str], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(make_small_config(model_type))
+    weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    base, trained = tmp_path / "base", tmp_path / "trained"
+    for folder in (base, trained):
+        folder.mkdir()
+        model.config.save_pretrained(folder)
+    renamed = {rename(name): tensor for name, tensor in weights.items()}
+    assert set(renamed) != set(weights)
+    save_file(renamed, base / "model.safetensors")
+    moved = {name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in weights.items()}
+    save_file(moved, trained / "model.safetensors")
+    rows = write_prepared_rows(tmp_path / "short-rows", [5, 9], vocabulary=model.config.vocab_size)
+    compared = Compared(base, trained, trained, pack_rows(rows, range(2)))
+    comparison = compare_with_trained(compared, {torch.float32})
+    assert comparison.holds
+    assert comparison.adapter_effect > 0
 
 
 # --- how models are run that do not fit in memory -----------------------------------------------------------------
