@@ -44,7 +44,7 @@ bench-operator: environment ## Measure the operator: every bar a line, all of th
 bench-data: environment ## Measure the preparation of data: throughput, memory, near duplicates, in benchmarks/results/data.json (10 quiet minutes)
 	@$(RUN) python -m benchmarks.data
 
-bench-trainer: environment ## Measure the trainer against transformers.Trainer and TRL, in benchmarks/results/trainer.json (an hour, quiet)
+bench-trainer: environment ## Measure the trainer against transformers.Trainer and TRL, in benchmarks/results/trainer.json (80 quiet minutes)
 	@$(RUN) python -m benchmarks.trainer
 
 test-faults: environment ## The long loops of the fault tests: every crash point several times, 1,000 jobs, 50 attempts (half an hour)
