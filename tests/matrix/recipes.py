@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_api.spec import FineTuneJobSpec, Task
 from finetune_trainer.data.prepared import write_rows
-from finetune_trainer.model_layers import read_layers
+from finetune_trainer.model_layers import ModelLayers, read_layers
 from finetune_trainer.run_file import MethodFacts
 from finetune_trainer.safetensors_header import TensorInfo
 from finetune_trainer.target_modules import decide_trained_modules
@@ -123,14 +123,18 @@ def write_base(folder: Path, architecture: str, **settings: Any) -> Path:
     return folder
 
 
-def decide_facts(spec: FineTuneJobSpec, model: Path, steps: int) -> MethodFacts:
-    """What prepare makes of the method's settings for this model."""
+def layers_of(model: Path) -> ModelLayers:
+    """The layers that prepare finds in the headers of a model's files."""
     with TensorFiles(model) as files:
         tensors = {
             name: TensorInfo(dtype="F32", shape=files.plan(name).shape, data_offsets=(0, 0)) for name in files
         }
-    layers = read_layers(str(model), tensors, tied_embeddings=True)
-    modules = decide_trained_modules(spec.method, Task(spec.task), layers)
+    return read_layers(str(model), tensors, tied_embeddings=True)
+
+
+def decide_facts(spec: FineTuneJobSpec, model: Path, steps: int) -> MethodFacts:
+    """What prepare makes of the method's settings for this model."""
+    modules = decide_trained_modules(spec.method, Task(spec.task), layers_of(model))
     return MethodFacts(
         target_modules=modules.targets,
         feedforward_modules=modules.feedforward,

@@ -10,7 +10,7 @@ import math
 from finetune_api.spec import FineTuneJobSpec, MethodType, Offload, Optimizer, Precision, Strategy
 from finetune_trainer.errors import UserError
 from finetune_trainer.memory_estimate import MemoryEstimate, estimate_memory
-from finetune_trainer.run_file import BaseModelFacts
+from finetune_trainer.run_file import BaseModelFacts, MethodFacts
 
 # What strategy Auto chooses from.
 _AUTO_STRATEGIES = (Strategy.DDP, Strategy.ZERO2, Strategy.ZERO3)
@@ -38,13 +38,11 @@ def bytes_of(quantity: str) -> int:
     return int(float(quantity))
 
 
-def refuse_small_pods(
-    spec: FineTuneJobSpec, model: BaseModelFacts, trainable_count: int, quantized_count: int = 0
-) -> None:
+def refuse_small_pods(spec: FineTuneJobSpec, model: BaseModelFacts, method: MethodFacts) -> None:
     """Raise UserError where files or memory that are certainly needed are larger than what a pod is given."""
     files = sum(file.size_bytes for file in model.files)
     resources = spec.resources
-    saved = math.ceil(trainable_count * _saved_bytes(spec.training.optimizer) / spec.parallelism.nodes)
+    saved = math.ceil(method.trainable_count * _saved_bytes(spec.training.optimizer) / spec.parallelism.nodes)
     _require(
         "resources.ephemeralStorage",
         resources.ephemeral_storage,
@@ -57,7 +55,7 @@ def refuse_small_pods(
         files,
         "the base model's files",
     )
-    estimates = _possible_estimates(spec, model.parameter_count, trainable_count, quantized_count)
+    estimates = _possible_estimates(spec, model, method)
     if spec.parallelism.gpus_per_node == 0:
         # Nothing is moved anywhere on the CPU: its memory is the host's.
         needed = min(estimate.total + estimate.host for estimate in estimates)
@@ -69,7 +67,7 @@ def refuse_small_pods(
 
 
 def _possible_estimates(
-    spec: FineTuneJobSpec, parameters: int, trainable: int, quantized: int
+    spec: FineTuneJobSpec, model: BaseModelFacts, method: MethodFacts
 ) -> list[MemoryEstimate]:
     """One for each strategy that may be taken: with Auto, only what none of them has room for is certain."""
     parallelism, training = spec.parallelism, spec.training
@@ -78,15 +76,15 @@ def _possible_estimates(
     precision = Precision.FP32 if on_cpu and training.precision is Precision.AUTO else training.precision
     return [
         estimate_memory(
-            parameters,
-            trainable,
+            model.parameter_count,
+            method.trainable_count,
             spec.method,
             precision,
             parallelism.nodes * max(1, parallelism.gpus_per_node),
             strategy,
             parallelism.offload,
             training.optimizer,
-            quantized,
+            method.quantized_count,
         )
         for strategy in strategies
     ]

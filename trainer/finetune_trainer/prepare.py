@@ -189,7 +189,7 @@ def inspect(found: FoundModel, spec: FineTuneJobSpec) -> InspectedModel:
         origin=stored.origin,
     )
     model = inspected.facts.model_copy(update={"revision": stored.revision})
-    refuse_small_pods(spec, model, inspected.method.trainable_count, inspected.method.quantized_count)
+    refuse_small_pods(spec, model, inspected.method)
     return replace(inspected, facts=model)
 
 

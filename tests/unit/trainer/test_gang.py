@@ -107,17 +107,19 @@ class _SlowStore:
         return answer
 
 
+def _slowed_follower(gang: Gang) -> Gang:
+    return gang if gang.is_leader else replace(gang, store=_SlowStore(gang.store))  # type: ignore[arg-type]
+
+
 def _hear_and_leave(gang: Gang, folder: Path) -> None:
-    slow = gang if gang.is_leader else replace(gang, store=_SlowStore(gang.store))  # type: ignore[arg-type]
-    heard = slow.hear_leader("last", "the end")
+    heard = _slowed_follower(gang).hear_leader("last", "the end")
     (folder / str(gang.rank)).write_text(heard)
     os._exit(0)
 
 
 def _agree_and_leave(gang: Gang, folder: Path) -> None:
-    slow = gang if gang.is_leader else replace(gang, store=_SlowStore(gang.store))  # type: ignore[arg-type]
     try:
-        slow.do_together("last", lambda: _fail() if gang.rank == 1 else None)
+        _slowed_follower(gang).do_together("last", lambda: _fail() if gang.rank == 1 else None)
     except StorageDenied as error:
         (folder / str(gang.rank)).write_text(str(error))
     os._exit(0)

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.spec import FineTuneJobSpec, MethodType
 from finetune_trainer.capacity import bytes_of, refuse_small_pods
 from finetune_trainer.errors import UserError
-from finetune_trainer.run_file import BaseModelFacts, ModelFile
+from finetune_trainer.run_file import BaseModelFacts, MethodFacts, ModelFile
 from tests.builders.jobs import make_manifest
 
 BILLION = 1_000_000_000
@@ -48,7 +48,8 @@ def check(trainable_count: int, **changes: Any) -> None:
     disks = {"resources__ephemeralStorage": "100G", "resources__export": {"ephemeralStorage": "100G"}}
     spec = FineTuneJobSpec.model_validate(make_manifest(**{**disks, **changes})["spec"])
     quantized_count = BILLION if spec.method.type is MethodType.QLORA else 0
-    refuse_small_pods(spec, MODEL, trainable_count, quantized_count)
+    facts = MethodFacts(trainable_count=trainable_count, quantized_count=quantized_count)
+    refuse_small_pods(spec, MODEL, facts)
 
 
 ON_CPU = {"parallelism__gpusPerNode": 0}

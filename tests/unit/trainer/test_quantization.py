@@ -13,14 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from finetune_api.spec import Method, Task
-from finetune_trainer.model_layers import read_layers
 from finetune_trainer.quantization import build_quantization
 from finetune_trainer.run_file import MethodFacts
-from finetune_trainer.safetensors_header import TensorInfo
 from finetune_trainer.target_modules import decide_trained_modules
-from finetune_trainer.tensor_files import TensorFiles
 from finetune_trainer.trained_shapes import count_quantized
 from tests.builders.tiny_models import write_model
+from tests.matrix.recipes import layers_of
 from tests.matrix.runner import make_spec
 from tests.unit.trainer.small_trainer import SmallTrainer, load_tuned
 
@@ -106,16 +104,7 @@ def quantized_layers(model: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
 
 def counted(base: Path, quantization: dict[str, Any]) -> int:
     """What the estimate of memory takes for quantized."""
-    with TensorFiles(base) as files:
-        plans = {name: files.plan(name) for name in files}
-    layers = read_layers(
-        "s3://base",
-        {
-            name: TensorInfo(dtype="F32", shape=plan.shape, data_offsets=(0, 0))
-            for name, plan in plans.items()
-        },
-        tied_embeddings=True,
-    )
+    layers = layers_of(base)
     method = Method.model_validate(qlora(quantization))
     return count_quantized(method, decide_trained_modules(method, Task.CAUSAL_LM, layers), layers)
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -34,10 +34,9 @@ class FSDPEngine(Engine):
         self, device: torch.device, world_size: int, compute: torch.dtype | None, *, offloads: bool
     ) -> None:
         self._device = device
-        self._mesh: DeviceMesh = init_device_mesh(device.type, (world_size,))
         precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         self._settings: dict[str, Any] = {
-            "mesh": self._mesh,
+            "mesh": init_device_mesh(device.type, (world_size,)),
             "mp_policy": precision if compute is not None else MixedPrecisionPolicy(),
             "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda")
             if offloads
