@@ -61,6 +61,8 @@ PROGRAMS: Mapping[str, Program] = {
         Program(
             "kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "v0.8.0", ("-v",)
         ),
+        # 1.76 honours conditional writes; the tests want a store that ignores them.
+        Program("rclone", "rclone", ".", "1.75.1"),
         Program("pause", "pause", ".", "none: only our own build will do"),
     )
 }

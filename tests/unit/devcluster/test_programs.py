@@ -56,6 +56,7 @@ def test_another_version_on_path_is_not_used(tmp_path: Path) -> None:
         pytest.param("helm", "v4.3.1+g1234567", False, id="another helm"),
         pytest.param("coredns", "CoreDNS-1.15.0 linux/amd64, go1.26", True, id="a name joined by a dash"),
         pytest.param("kubeconform", "v0.8.0", True, id="the bare number"),
+        pytest.param("rclone", "rclone v1.75.1\n- go/version: go1.26.8", True, id="rclone"),
         pytest.param("pause", "v1", False, id="pause is only ever our own"),
     ],
 )
