@@ -65,9 +65,9 @@ class RunLayout:
         """Folder of the checkpoint taken after `step` optimizer steps; sorts by name as by number."""
         return f"{self.checkpoints_uri}/step-{step:08d}"
 
-    def claim_uri(self, incarnation: int) -> str:
-        """Object by whose conditional creation rank 0 becomes the run's only writer."""
-        return f"{self.run_uri}/claims/{incarnation:05d}"
+    def claim_uri(self, incarnation: int, name: str) -> str:
+        """Object by which the first pod becomes the run's only writer, or says where it went on from."""
+        return f"{self.claims_uri}/{incarnation:05d}/{name}"
 
     @property
     def claims_uri(self) -> str:

@@ -108,6 +108,15 @@ class CheckpointStatus(ApiModel):
     step: int = Field(description="step after which it was taken.")
     uri: str = Field(description="uri of its folder.")
     time: Time = Field(description="time of the commit.")
+    size_bytes: int | None = Field(default=None, description="sizeBytes of all its files in the store.")
+    save_seconds: float | None = Field(
+        default=None, description="saveSeconds from the end of its step to its commit."
+    )
+    stop_seconds: float | None = Field(
+        default=None,
+        description="stopSeconds that the train pods need, as measured, to finish a step, save and upload when they are told to go; "
+        "spec.checkpoints.gracePeriodSeconds: Auto goes by it from the next attempt on.",
+    )
 
 
 class AttemptOutcome(StrEnum):
@@ -145,6 +154,10 @@ class Attempt(ApiModel):
         default=None, description="rank of the process that failed first, where there are several."
     )
     step: int | None = Field(default=None, description="step it had reached.")
+    steps_lost: int | None = Field(
+        default=None,
+        description="stepsLost: finished steps that no committed checkpoint held when the attempt ended; of train attempts that did not succeed.",
+    )
     message: Message | None = Field(default=None, description="message says what happened.")
     decision: Message | None = Field(
         default=None, description="decision says whether another attempt follows, and why."
@@ -230,7 +243,8 @@ class FineTuneJobStatus(ApiModel):
     )
     reason: str | None = Field(default=None, description="reason of the phase, in CamelCase.")
     message: Message | None = Field(
-        default=None, description="message says why the job is where it is and, after an error, what to do."
+        default=None,
+        description="message says why the job is where it is; while it trains, also what the trainer warns of; after an error, what to do.",
     )
     start_time: Time | None = Field(default=None, description="startTime of the first stage.")
     completion_time: Time | None = Field(default=None, description="completionTime of the job, either way.")
@@ -250,6 +264,10 @@ class FineTuneJobStatus(ApiModel):
     preemptions: int = Field(
         default=0,
         description="preemptions: evictions by the queue, and disruptions after which the run went on from a new checkpoint.",
+    )
+    steps_lost: int = Field(
+        default=0,
+        description="stepsLost by all attempts together: finished steps that had to be trained again, or were given up with the job.",
     )
     observed_retry: int = Field(
         default=0, description="observedRetry is the spec.retry that was last acted on."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.names import Stage, child_name
 from finetune_api.status import (
     MAX_ATTEMPTS_SHOWN,
@@ -266,4 +267,26 @@ def fold_checkpoint(
         return checkpoint
     if checkpoint is not None and checkpoint.uri == trained.checkpoint_uri:
         return checkpoint
-    return CheckpointStatus(step=trained.step, uri=trained.checkpoint_uri, time=attempt.ended)
+    return CheckpointStatus(
+        step=trained.step,
+        uri=trained.checkpoint_uri,
+        time=attempt.ended,
+        stop_seconds=checkpoint.stop_seconds if checkpoint else None,
+    )
+
+
+def count_steps_lost(
+    ending: Ending, checkpoint: CheckpointStatus | None, *, saves_when_told_to_go: bool
+) -> int | None:
+    """Finished steps that no committed checkpoint holds; None where training succeeded, or another stage ended.
+
+    `checkpoint` is the newest; `saves_when_told_to_go` what spec.checkpoints.onPreemption says.
+    """
+    ended = ending.attempt
+    if ended.stage is not Stage.TRAIN or ended.outcome is AttemptOutcome.SUCCEEDED:
+        return None
+    # It names the step that it saved; the report that told of the checkpoint may not have arrived.
+    told = ending.termination.step if ending.termination else None
+    if saves_when_told_to_go and ended.exit_code == ExitCode.PREEMPTED and told is not None:
+        return 0
+    return max(0, (ended.step or 0) - (checkpoint.step if checkpoint else 0))

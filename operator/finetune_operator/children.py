@@ -66,6 +66,7 @@ class Children:
         assert job.spec is not None
         has_trainer_image = stage in (Stage.TRAIN, Stage.EXPORT)
         is_bounded = stage is not Stage.CLEANUP
+        checkpoint = job.status.checkpoint
         return desired_objects(
             job,
             stage,
@@ -75,6 +76,7 @@ class Children:
             active_seconds_left=active_seconds_left(job.spec.failure_policy, job.status)
             if is_bounded
             else None,
+            stop_seconds=checkpoint.stop_seconds if checkpoint else None,
             image=choose_image(job.status.provenance.trainer_image, job.spec.image)
             if has_trainer_image
             else None,

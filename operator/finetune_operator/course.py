@@ -109,28 +109,38 @@ def _close(
 ) -> Course:
     """The newest attempt has ended: put it into the history, count it, and go on from there."""
     saved = attempts_.has_saved_checkpoint(ending.attempt, base.checkpoint, ending.termination)
-    base = _record(base, ending)
+    base = _record(job, base, ending)
+    closed = base.attempts[-1]
     if ending.failure is not None:
-        return _close_failed(job, base, ending.attempt, ending.failure, observed, now, pace, saved=saved)
-    if ending.attempt.outcome is AttemptOutcome.STOPPED:
-        base = _count_stop(base, ending.attempt)
-        failed = _why_stop_is_final(ending.attempt)
-        return Course(base, failed or _follow(job, base, ending.attempt, observed, now, pace))
+        return _close_failed(job, base, closed, ending.failure, observed, now, pace, saved=saved)
+    if closed.outcome is AttemptOutcome.STOPPED:
+        base = _count_stop(base, closed)
+        failed = _why_stop_is_final(closed)
+        return Course(base, failed or _follow(job, base, closed, observed, now, pace))
     if ending.termination is not None:
         base = fold_termination(job, base, ending.termination, now)
     base = base.model_copy(update={"incomplete_gangs": 0})
-    return Course(base, _follow(job, base, ending.attempt, observed, now, pace))
+    return Course(base, _follow(job, base, closed, observed, now, pace))
 
 
-def _record(base: FineTuneJobStatus, ending: Ending) -> FineTuneJobStatus:
-    """The history with the attempt as it ended, its checkpoint and its running time."""
+def _record(job: FineTuneJob, base: FineTuneJobStatus, ending: Ending) -> FineTuneJobStatus:
+    """The history with the attempt as it ended, its checkpoint, its running time and what it lost.
+
+    Sums are written together with the end that they count, so that a killed operator counts nothing twice.
+    """
+    assert job.spec is not None
     closed = ending.attempt
     ended = parse_time(closed.ended) if closed.ended else None
     ran = deadline.running_seconds(closed, ended) if ended else 0
-    return attempts_.replace_newest(base, closed).model_copy(
+    checkpoint = attempts_.fold_checkpoint(closed, base.checkpoint, ending.termination)
+    lost = attempts_.count_steps_lost(
+        ending, checkpoint, saves_when_told_to_go=job.spec.checkpoints.on_preemption
+    )
+    return attempts_.replace_newest(base, closed.model_copy(update={"steps_lost": lost})).model_copy(
         update={
-            "checkpoint": attempts_.fold_checkpoint(closed, base.checkpoint, ending.termination),
+            "checkpoint": checkpoint,
             "active_seconds": base.active_seconds + ran,
+            "steps_lost": base.steps_lost + (lost or 0),
         }
     )
 

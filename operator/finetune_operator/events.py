@@ -18,6 +18,7 @@ from finetune_api.status import (
 )
 from finetune_api.wording import cut
 from finetune_operator.conditions import find_condition, is_true
+from finetune_operator.notices import list_begun
 from finetune_operator.observation import ReceivedReport
 
 # The API server's limit on an event's message.
@@ -70,6 +71,7 @@ def decide_events(
     return (
         *_ended_attempts(old, new),
         *_resumed(old, new, report),
+        *_noticed(old, new, report),
         *_checkpoint(old, new),
         *_wishes(old, new),
         *_evicted(old, new),
@@ -126,6 +128,18 @@ def _resumed(
                 f"Attempt {attempt.number} goes on from the checkpoint of step {training.resumed_from_step}."
             )
             yield JobEvent("Normal", Reason.RESUMED, message, _occasion(attempt))
+
+
+def _noticed(
+    old: FineTuneJobStatus, new: FineTuneJobStatus, report: ReceivedReport | None
+) -> Iterator[JobEvent]:
+    """What the trainer warns of now and did not before; also once more, where it was over meanwhile."""
+    if report is None:
+        return
+    # The last figures before it tell two beginnings apart, and stay the same however often one of them is told.
+    after = old.progress.last_update_time if old.progress else None
+    for notice in list_begun(old, new, report):
+        yield JobEvent("Warning", notice.reason, notice.message, f"{report.job_uid}/{after}")
 
 
 def _ended_attempts(old: FineTuneJobStatus, new: FineTuneJobStatus) -> Iterator[JobEvent]:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from finetune_api.progress import ProgressReport, TrainingReport
-from finetune_api.status import CheckpointStatus, Effective, FineTuneJobStatus, Progress
+from finetune_api.progress import CheckpointReport, ProgressReport, TrainingReport
+from finetune_api.status import CheckpointStatus, ConditionType, Effective, FineTuneJobStatus, Progress
 from finetune_api.termination import TrainedFacts
+from finetune_operator.notices import list_noticed
 from finetune_operator.observation import ReceivedReport
 from finetune_operator.times import format_time, parse_time, seconds_until
 
@@ -19,6 +20,7 @@ MAX_COUNT = 2**53
 def fold_report(status: FineTuneJobStatus, received: ReceivedReport) -> FineTuneJobStatus:
     """Status with what the train pod reported. The attempt's own step is part of it."""
     training, time = received.report.finetune, format_time(received.received)
+    reached = training.step if training else _plain_step(received.report)
     progress = (
         _from_training_report(training, received.report, time)
         if training
@@ -28,10 +30,10 @@ def fold_report(status: FineTuneJobStatus, received: ReceivedReport) -> FineTune
         update={
             "progress": progress,
             "effective": _effective(training) or status.effective,
-            "checkpoint": _checkpoint(training, received.received) or status.checkpoint,
+            "checkpoint": _checkpoint(status.checkpoint, training, received.received),
             "attempts": [
-                attempt.model_copy(update={"step": progress.step})
-                if attempt.job_uid == received.job_uid
+                attempt.model_copy(update={"step": reached})
+                if attempt.job_uid == received.job_uid and reached is not None
                 else attempt
                 for attempt in status.attempts
             ],
@@ -47,6 +49,7 @@ def _from_training_report(training: TrainingReport, report: ProgressReport, time
         epoch=training.epoch,
         percent=_percent(training.step, training.total_steps),
         loss=training.loss,
+        eval_loss=training.eval_loss,
         learning_rate=training.learning_rate,
         tokens_per_second=training.tokens_per_second,
         eta_seconds=remaining,
@@ -58,9 +61,9 @@ def _from_training_report(training: TrainingReport, report: ProgressReport, time
 def _from_plain_report(known: Progress | None, report: ProgressReport, time: str) -> Progress:
     """The figures of transformers' KubeflowCallback: all are text, and each report has only some of them."""
     known = known or Progress(step=0, total_steps=0)
-    told = {metric.name: metric.value for metric in report.trainer_status.metrics}
+    told = _plain_figures(report)
     figures: dict[str, object] = {
-        "step": _first(_count, told, "current_step", "step"),
+        "step": _plain_step(report),
         "total_steps": _first(_count, told, "total_steps"),
         "epoch": _first(_number, told, "current_epoch", "epoch"),
         "loss": _first(_number, told, "loss"),
@@ -75,6 +78,17 @@ def _from_plain_report(known: Progress | None, report: ProgressReport, time: str
             "last_update_time": time,
         }
     )
+
+
+def _plain_step(report: ProgressReport) -> int | None:
+    """The step that the attempt itself says it has reached: the one in status may be that of an earlier attempt."""
+    told = _plain_figures(report)
+    steps = (_count(told.get(name)) for name in ("current_step", "step"))
+    return next((step for step in steps if step is not None), None)
+
+
+def _plain_figures(report: ProgressReport) -> dict[str, str]:
+    return {metric.name: metric.value for metric in report.trainer_status.metrics}
 
 
 def _first(read: Callable[[str | None], float | None], told: Mapping[str, str], *names: str) -> float | None:
@@ -106,17 +120,36 @@ def _effective(training: TrainingReport | None) -> Effective | None:
     return Effective.model_validate(told.model_dump()) if told else None
 
 
-def _checkpoint(training: TrainingReport | None, received: datetime) -> CheckpointStatus | None:
-    told = training.checkpoint if training else None
-    if told is None:
+def _checkpoint(
+    known: CheckpointStatus | None, training: TrainingReport | None, received: datetime
+) -> CheckpointStatus | None:
+    """The newest checkpoint, and with it what a stop needs, which stays until it is measured anew."""
+    newest = _reported(training.checkpoint, known, received) if training and training.checkpoint else known
+    if newest is None:
         return None
+    measured = training.stop_seconds if training else None
+    stop_seconds = measured if measured is not None else known.stop_seconds if known else None
+    return newest.model_copy(update={"stop_seconds": stop_seconds})
+
+
+def _reported(told: CheckpointReport, known: CheckpointStatus | None, received: datetime) -> CheckpointStatus:
+    """As the report says; of one that is known already, what was measured stays where the report does not say."""
     try:
         committed = parse_time(told.time)
     except ValueError:
         committed = (
             received  # The pod's word is untrusted, and a malformed time would make the whole status invalid.
         )
-    return CheckpointStatus(step=told.step, uri=told.uri, time=format_time(committed))
+    newest = CheckpointStatus(
+        step=told.step,
+        uri=told.uri,
+        time=format_time(committed),
+        size_bytes=told.size_bytes,
+        save_seconds=told.save_seconds,
+    )
+    if known is None or known.uri != told.uri:
+        return newest
+    return known.model_copy(update=newest.model_dump(exclude_none=True, by_alias=False))
 
 
 def finish_progress(progress: Progress | None, trained: TrainedFacts | None, time: str) -> Progress | None:
@@ -138,8 +171,21 @@ def finish_progress(progress: Progress | None, trained: TrainedFacts | None, tim
 
 
 def differs_in_progress_only(old: FineTuneJobStatus, new: FineTuneJobStatus) -> bool:
-    """Whether nothing but figures moved; such a write can wait."""
+    """Whether nothing but figures moved; such a write can wait. So can the end of a notice, and its wording."""
+    noticed_before = frozenset(list_noticed(old))
+    if not noticed_before.issuperset(list_noticed(new)):
+        return False
+    if noticed_before:
+        old, new = _without_notices(old), _without_notices(new)
     return _without_progress(old) == _without_progress(new)
+
+
+def _without_notices(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    conditions = [
+        each.model_copy(update={"message": ""}) if each.type == ConditionType.RUNNING else each
+        for each in status.conditions
+    ]
+    return status.model_copy(update={"message": None, "conditions": conditions})
 
 
 def _without_progress(status: FineTuneJobStatus) -> FineTuneJobStatus:

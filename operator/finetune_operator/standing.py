@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from finetune_api.names import Stage
 from finetune_api.reasons import FailureClass, Reason
 from finetune_api.status import Attempt, FineTuneJobStatus
 from finetune_operator.gang import Gang
+from finetune_operator.notices import Noticed
 from finetune_operator.observation import Refusal
 from finetune_operator.waiting import Explanation
 
@@ -29,6 +30,7 @@ class Active:
     attempt: Attempt
     gang: Gang
     explanation: Explanation | None = None
+    noticed: Noticed = field(default_factory=Noticed)
 
     @property
     def is_queued(self) -> bool:
@@ -47,6 +49,7 @@ class Stopping:
 
     attempt: Attempt
     gang: Gang
+    noticed: Noticed = field(default_factory=Noticed)
 
 
 @dataclass(frozen=True)

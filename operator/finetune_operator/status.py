@@ -28,6 +28,7 @@ from finetune_api.termination import TerminationMessage
 from finetune_operator import conditions
 from finetune_operator.conditions import Verdict
 from finetune_operator.job_resource import FineTuneJob
+from finetune_operator.notices import say_reasons
 from finetune_operator.progress import finish_progress
 from finetune_operator.standing import (
     Active,
@@ -250,7 +251,8 @@ def _summarise_active(job: FineTuneJob, standing: Active) -> tuple[Phase, str, s
     if stage is not Stage.EXPORT and not standing.has_started:
         reason = Reason.QUEUED if stage is Stage.TRAIN else Reason.WAITING_FOR_POD
         return _phase_before_start(stage, number), reason, f"Job {child} waits for its pod to start."
-    return _PHASE_OF_STAGE[stage], _REASON_OF_STAGE[stage], f"Job {child} {_DOING[stage]}."
+    told = standing.noticed.message or f"Job {child} {_DOING[stage]}."
+    return _PHASE_OF_STAGE[stage], _REASON_OF_STAGE[stage], told
 
 
 def _phase_of_waiting(standing: Active) -> Phase:
@@ -320,7 +322,8 @@ def _judge_running(standing: Standing, done: Collection[Stage]) -> Verdict:
         return Verdict(ConditionType.RUNNING, _FALSE, Reason.RESTARTING)
     if isinstance(standing, Active | Stopping) and standing.attempt.stage is Stage.TRAIN:
         runs = standing.gang.has_started
-        return Verdict(ConditionType.RUNNING, _status(runs), Reason.TRAINING if runs else Reason.QUEUED)
+        reason = Reason.TRAINING if runs else Reason.QUEUED
+        return Verdict(ConditionType.RUNNING, _status(runs), reason, say_reasons(standing.noticed))
     if isinstance(standing, Suspended):
         return Verdict(ConditionType.RUNNING, _FALSE, Reason.SUSPENDED)
     return Verdict(ConditionType.RUNNING, _FALSE, Reason.NOT_STARTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from finetune_api.names import Stage
@@ -15,6 +16,7 @@ from finetune_operator.attempts import LookUp, LookUpKind
 from finetune_operator.gang import Gang, observe_gang
 from finetune_operator.images import choose_image, pin_image
 from finetune_operator.job_resource import FineTuneJob
+from finetune_operator.notices import Noticed, observe_notices
 from finetune_operator.observation import NODE_LOST_AFTER, Observed
 from finetune_operator.policies import deadline, gang_start
 from finetune_operator.policies.spec_change import decide_replacement
@@ -34,24 +36,26 @@ def watch_attempt(
     base = _note_running(job, base, attempt, gang, now)
     attempt = base.attempts[-1]
     wake = _wake_for_lost_pods(gang, now)
+    trains = attempt.stage is Stage.TRAIN and gang.has_started
+    noticed = observe_notices(job.status, attempt, observed.report) if trains else Noticed()
     if attempts_.is_stopping(attempt) or gang.lost_pods(now):
-        return Course(base, Stopping(attempt, gang), wake)
+        return Course(base, Stopping(attempt, gang, noticed), wake)
     if (stop := _decide_stop(job, base, attempt, gang, now)) is not None:
-        return _stop(base, attempt, stop, gang, wake)
+        return _stop(base, stop, Stopping(attempt, gang, noticed), wake)
     explanation = _explain(job, attempt, gang, observed, now)
     if isinstance(explanation, LookUp):
         return explanation
     told, look_seconds = explanation
     if (stop := _decide_pending_stop(job, gang, told, now)) is not None:
-        return _stop(base, attempt, stop, gang, wake)
+        return _stop(base, stop, Stopping(attempt, gang, noticed), wake)
     limits = _wake_for_limits(job.spec, base, gang, now)
-    return Course(base, Active(attempt, gang, told), earliest(look_seconds, wake, limits))
+    return Course(base, Active(attempt, gang, told, noticed), earliest(look_seconds, wake, limits))
 
 
-def _stop(base: FineTuneJobStatus, attempt: Attempt, stop: Stop, gang: Gang, wake: float | None) -> Course:
+def _stop(base: FineTuneJobStatus, stop: Stop, stopping: Stopping, wake: float | None) -> Course:
     """The reason goes into the history first: when the pods are gone, nothing else would tell it."""
-    marked = attempts_.mark_stopping(attempt, stop)
-    return Course(attempts_.replace_newest(base, marked), Stopping(marked, gang), wake)
+    marked = attempts_.mark_stopping(stopping.attempt, stop)
+    return Course(attempts_.replace_newest(base, marked), replace(stopping, attempt=marked), wake)
 
 
 def _note_running(

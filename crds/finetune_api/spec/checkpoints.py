@@ -59,5 +59,7 @@ class Checkpoints(ApiModel):
         json_schema_extra={
             MESSAGE_KEY: "checkpoints.gracePeriodSeconds must be Auto or a number of seconds, such as 300"
         },
-        description="gracePeriodSeconds that the train pods have to save and upload when they are told to go: Auto, or a number. Default: Auto.",
+        description="gracePeriodSeconds that the train pods have to save and upload when they are told to go: Auto, or a number. "
+        "Auto is 120 until a stop was measured (status.checkpoint.stopSeconds); from the next attempt on twice what was measured plus 15, "
+        "from 120 to 3,600. Default: Auto.",
     )

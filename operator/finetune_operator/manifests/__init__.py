@@ -12,6 +12,7 @@ from finetune_operator.manifests.config_map import build_config_map
 from finetune_operator.manifests.job import build_job
 from finetune_operator.manifests.service import build_service
 from finetune_operator.manifests.wanted import WantedAttempt
+from finetune_operator.policies.grace import decide_grace_seconds
 from finetune_operator.settings import PodSettings
 
 
@@ -34,11 +35,13 @@ def desired_objects(
     *,
     memory_backoff: int = 0,
     active_seconds_left: float | None = None,
+    stop_seconds: float | None = None,
     image: str | None = None,
 ) -> DesiredObjects:
     """Build everything an attempt needs.
 
-    `image` is what the job's earlier attempts ran with; `active_seconds_left` bounds how long its pods may run.
+    `image` is what the job's earlier attempts ran with; `active_seconds_left` bounds how long its pods may run;
+    `stop_seconds` is what they were last measured to need for a stop.
     """
     assert job.spec is not None
     wanted = WantedAttempt(
@@ -47,6 +50,7 @@ def desired_objects(
         stage=stage,
         number=attempt,
         image=image or choose_image(job.spec, stage, settings),
+        grace_seconds=decide_grace_seconds(stage, job.spec.checkpoints, stop_seconds),
         memory_backoff=memory_backoff,
         active_seconds_left=active_seconds_left,
     )

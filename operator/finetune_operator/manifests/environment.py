@@ -18,14 +18,14 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _EXCEPTIONS = ("NO_PROXY", "no_proxy")
 
 
-def build_environment(wanted: WantedAttempt, grace_seconds: int, settings: PodSettings) -> list[JsonObject]:
+def build_environment(wanted: WantedAttempt, settings: PodSettings) -> list[JsonObject]:
     """Build the environment: what the user tunes, and over it what the installation decides."""
     variables = {
         **_chosen(wanted, settings),
         **_folders(),
         **_libraries(wanted.stage),
         **(_hub(settings.hub) if asks_hub(wanted.spec, wanted.stage) else {}),
-        names.ENV_GRACE_SECONDS: str(grace_seconds),
+        names.ENV_GRACE_SECONDS: str(wanted.grace_seconds),
         **(_progress(settings) if wanted.stage is not Stage.CLEANUP else {}),
         **(_kubeflow(settings) if wanted.stage is Stage.TRAIN else {}),
         **({names.ENV_COORDINATOR_ADDRESS: coordinator_address(wanted)} if wanted.is_gang else {}),

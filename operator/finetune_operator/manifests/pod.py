@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from finetune_api import names
-from finetune_api.names import Stage
 from finetune_operator.kubernetes_objects import JsonObject
 from finetune_operator.manifests.environment import build_environment
 from finetune_operator.manifests.placement import build_placement
@@ -13,9 +12,6 @@ from finetune_operator.manifests.wanted import WantedAttempt
 from finetune_operator.settings import PodSettings
 
 USER_ID = 65532
-# What Auto gives a train pod to save a checkpoint after SIGTERM; the other stages keep nothing.
-TRAIN_GRACE_SECONDS = 120
-GRACE_SECONDS = 30
 
 
 def build_pod_spec(wanted: WantedAttempt, settings: PodSettings) -> JsonObject:
@@ -23,7 +19,7 @@ def build_pod_spec(wanted: WantedAttempt, settings: PodSettings) -> JsonObject:
     volumes, deadline = list_volumes(wanted, settings), wanted.deadline_seconds
     return {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": grace_seconds(wanted),
+        "terminationGracePeriodSeconds": wanted.grace_seconds,
         # It counts from when a node took the pod, so neither waiting nor Kueue's suspensions are billed.
         **({} if deadline is None else {"activeDeadlineSeconds": deadline}),
         "automountServiceAccountToken": False,
@@ -46,20 +42,13 @@ def build_pod_spec(wanted: WantedAttempt, settings: PodSettings) -> JsonObject:
     }
 
 
-def grace_seconds(wanted: WantedAttempt) -> int:
-    """How long a pod may save after SIGTERM."""
-    if wanted.stage is not Stage.TRAIN:
-        return GRACE_SECONDS
-    return wanted.spec.checkpoints.grace_period_seconds or TRAIN_GRACE_SECONDS
-
-
 def _container(wanted: WantedAttempt, settings: PodSettings) -> JsonObject:
     return {
         "name": names.TRAINER_CONTAINER,
         "image": wanted.image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": [wanted.stage.value, "--job", names.JOB_FILE_PATH],
-        "env": build_environment(wanted, grace_seconds(wanted), settings),
+        "env": build_environment(wanted, settings),
         "resources": build_resources(wanted.spec, wanted.stage),
         "terminationMessagePath": names.TERMINATION_MESSAGE_PATH,
         "terminationMessagePolicy": "File",

@@ -19,6 +19,7 @@ class WantedAttempt:
     stage: Stage
     number: int
     image: str
+    grace_seconds: int
     memory_backoff: int = 0
     active_seconds_left: float | None = None
 

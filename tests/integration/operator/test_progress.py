@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.names import ENV_GRACE_SECONDS
+from finetune_api.progress import NoticeReason
 from tests.integration.operator.api_client import CORE, Api, JsonObject, wait_until
 from tests.integration.operator.kubelet import Kubelet
 from tests.integration.operator.nodes import PARKING
 from tests.integration.operator.process import OperatorProcess
 from tests.integration.operator.progress_steps import make_report, make_token, post
-from tests.integration.operator.steps import apply_job, reach_train_job, reach_training
+from tests.integration.operator.steps import apply_job, condition, reach_train_job, reach_training
 
 
 @pytest.fixture
@@ -56,6 +58,79 @@ def test_reports_stay_after_the_operator_was_restarted(
     assert post(api, operator, token, make_report(13)) == 200
 
     wait_until(lambda: api.status("bot")["display"]["step"] == "13/90")
+
+
+def test_a_notice_is_told_when_it_begins_and_is_the_message_until_it_is_over(
+    api: Api, operator: OperatorProcess, train_pod: JsonObject
+) -> None:
+    token, usual = make_token(api, train_pod), api.status("bot")["message"]
+    passed_over = {
+        "reason": "CheckpointPassedOver",
+        "message": "Step 20 is damaged; the run went on from step 10.",
+    }
+    unavailable = {"reason": "StoreUnavailable", "message": "The store does not answer since 12:00."}
+    foreign = {"reason": "OfALaterVersion", "message": "Nobody here knows what this means."}
+
+    assert post(api, operator, token, make_report(12, notices=[foreign, passed_over, unavailable])) == 200
+    status = api.wait_for_status("bot", message=passed_over["message"])
+    assert (status["phase"], status["reason"]) == ("Training", "Training")
+    assert condition(status, "Running") == ("True", "Training")
+    wait_until(
+        lambda: list_notices(api) == [passed_over, unavailable], what=lambda: f"both: {list_notices(api)}"
+    )
+
+    operator.kill()
+    operator.start()
+    assert post(api, operator, token, make_report(13, notices=[unavailable])) == 200
+    api.wait_for_status("bot", message=unavailable["message"])
+    assert post(api, operator, token, make_report(14)) == 200
+    api.wait_for_status("bot", message=usual)
+    assert list_notices(api) == [passed_over, unavailable], "neither has begun anew"
+
+    assert post(api, operator, token, make_report(15, notices=[unavailable])) == 200
+    api.wait_for_status("bot", message=unavailable["message"])
+    again = [passed_over, unavailable, unavailable]
+    wait_until(lambda: list_notices(api) == again, what=lambda: f"it again: {list_notices(api)}")
+
+
+def list_notices(api: Api) -> list[JsonObject]:
+    """Reason and message of all Warning events about the job that are notices."""
+    told = [each for each in api.list_objects(CORE, "events") if each["reason"] in set(NoticeReason)]
+    assert {each["type"] for each in told} <= {"Warning"}
+    pairs = [{"reason": each["reason"], "message": each["message"]} for each in told]
+    return sorted(pairs, key=lambda pair: str(pair["reason"]))
+
+
+def test_what_a_stop_needs_is_the_next_attempts_grace_period_also_after_a_restart(
+    api: Api, operator: OperatorProcess, kubelet: Kubelet, train_pod: JsonObject
+) -> None:
+    checkpoint = {
+        "step": 10,
+        "uri": "s3://models/bot/runs/x/checkpoints/step-00000010",
+        "time": "2026-01-01T00:00:00Z",
+        "sizeBytes": 2**33,
+        "saveSeconds": 7.5,
+    }
+    report = make_report(12, checkpoint=checkpoint, stopSeconds=200)
+    assert post(api, operator, make_token(api, train_pod), report) == 200
+    told = {**checkpoint, "stopSeconds": 200}
+    wait_until(lambda: api.status("bot").get("checkpoint") == told, what=lambda: f"{api.status('bot')}")
+    assert grace_of(kubelet.pod_of("bot-train-1")) == (120, "120"), "a Job that exists is never changed"
+
+    with operator.down():
+        kubelet.fail("bot-train-1", 137)
+
+    assert grace_of(kubelet.pod_of("bot-train-2")) == (415, "415")
+    status = api.wait_for_status("bot", stepsLost=2)
+    assert [each.get("stepsLost") for each in status["attempts"]] == [None, 2, None]
+    assert status["checkpoint"] == told
+
+
+def grace_of(pod: JsonObject) -> tuple[int, str]:
+    """How long the pod may save: as the kubelet knows it, and as its container does."""
+    (container,) = pod["spec"]["containers"]
+    variables = {each["name"]: each.get("value", "") for each in container["env"]}
+    return pod["spec"]["terminationGracePeriodSeconds"], variables[ENV_GRACE_SECONDS]
 
 
 def test_of_a_gang_only_what_rank_0_reports_is_shown(

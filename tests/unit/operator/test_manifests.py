@@ -304,19 +304,24 @@ def test_placement_is_the_train_pods() -> None:
 
 
 GRACE = {
-    "Auto": (Stage.TRAIN, "Auto", 120),
-    "as long as the user says": (Stage.TRAIN, 600, 600),
-    "only a train pod has something to save": (Stage.EXPORT, 600, 30),
+    "Auto": (Stage.TRAIN, "Auto", None, 120),
+    "as a stop was measured": (Stage.TRAIN, "Auto", 200.0, 415),
+    "as long as the user says": (Stage.TRAIN, 600, 200.0, 600),
+    "only a train pod has something to save": (Stage.EXPORT, 600, 200.0, 30),
 }
 
 
-@pytest.mark.parametrize(("stage", "wanted", "seconds"), GRACE.values(), ids=GRACE.keys())
-def test_how_long_a_pod_may_save(stage: Stage, wanted: str | int, seconds: int) -> None:
+@pytest.mark.parametrize(("stage", "wanted", "measured", "seconds"), GRACE.values(), ids=GRACE.keys())
+def test_how_long_a_pod_may_save(
+    stage: Stage, wanted: str | int, measured: float | None, seconds: int
+) -> None:
     job = make_job(checkpoints__gracePeriodSeconds=wanted)
 
-    environment = {each["name"]: each["value"] for each in container(stage, job)["env"]}
+    built = desired_objects(job, stage, 2, make_pod_settings(), stop_seconds=measured).job
+    spec = built["spec"]["template"]["spec"]
 
-    assert pod_spec(stage, job)["terminationGracePeriodSeconds"] == seconds
+    environment = {each["name"]: each["value"] for each in spec["containers"][0]["env"]}
+    assert spec["terminationGracePeriodSeconds"] == seconds
     assert environment["FINETUNE_GRACE_SECONDS"] == str(seconds)
 
 
