@@ -6,7 +6,7 @@ RUN := $(UV) run --frozen --all-extras
 export PATH := $(CURDIR)/.tools/uv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quickstart-clean test lint types format generate unit integration trainer e2e test-faults test-matrix bench-operator bench-data bench-trainer environment cluster-up cluster-down clean
+.PHONY: help quickstart quickstart-clean test lint types format generate unit integration trainer e2e test-faults test-matrix bench-operator bench-data bench-trainer bench-checkpoint environment cluster-up cluster-down clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-data: environment ## Measure the preparation of data: throughput, memory, 
 
 bench-trainer: environment ## Measure the trainer against transformers.Trainer and TRL, in benchmarks/results/trainer.json (80 quiet minutes)
 	@$(RUN) python -m benchmarks.trainer
+
+bench-checkpoint: environment ## Measure what checkpoints cost and how fast files move, in benchmarks/results/checkpoint.json (15 quiet minutes)
+	@$(RUN) python -m benchmarks.checkpoint
 
 test-faults: environment ## The long loops of the fault tests: every crash point several times, 1,000 jobs, 50 attempts (half an hour)
 	@$(RUN) python tools/run_suites.py faults

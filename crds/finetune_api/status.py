@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, WithJsonSchema
 
 from finetune_api.base import ApiModel
 from finetune_api.names import Stage
-from finetune_api.spec.store import Store
+from finetune_api.spec.store import OutputStore
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Message = Annotated[str, StringConstraints(max_length=32_768)]
@@ -194,7 +194,7 @@ class Outputs(ApiModel):
     run_uri: str | None = Field(
         default=None, alias="runURI", description="runURI of the run's folder: checkpoints, logs, artefacts."
     )
-    store: Store | None = Field(
+    store: OutputStore | None = Field(
         default=None,
         description="store of these URIs where spec.output does not say: the installation's default.",
     )

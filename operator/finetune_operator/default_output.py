@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from finetune_api.base import S3_URI_PATTERN, ApiModel
-from finetune_api.spec import Store
+from finetune_api.spec import OutputStore
 
 RawSpec = Mapping[str, Any]
 
@@ -27,12 +27,12 @@ class DefaultStore:
     """A prefix in a store, and how the store is reached."""
 
     uri: str
-    store: Store
+    store: OutputStore
 
 
 class _Content(ApiModel):
     uri: str
-    store: Store = Store()
+    store: OutputStore = OutputStore()
 
 
 def parse_default_store(text: str) -> DefaultStore:
@@ -83,5 +83,5 @@ def _settled(raw_status: object) -> dict[str, Any]:
     return {"uri": uri, "store": outputs.get("store") or {}} if separator else {}
 
 
-def _dump(store: Store) -> dict[str, Any]:
+def _dump(store: OutputStore) -> dict[str, Any]:
     return store.model_dump(mode="json", exclude_defaults=True)

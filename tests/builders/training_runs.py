@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from devcluster import S3Server
 from finetune_api.job_file import JobFile
@@ -23,6 +23,7 @@ from finetune_api.names import (
 )
 from finetune_api.termination import TerminationMessage
 from finetune_trainer.placement import free_port
+from finetune_trainer.spool import Spool
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.termination import ENV_TERMINATION_MESSAGE_PATH
 from tests.builders.jobs import make_manifest
@@ -41,6 +42,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def _committed_step(spool: Spool) -> int:
+    committed = spool.report().committed
+    return committed.step if committed else 0
+
+
 def make_messages(count: int) -> list[dict[str, Any]]:
     """Rows in Messages format, of quite different lengths."""
     return [
@@ -54,6 +60,21 @@ def make_messages(count: int) -> list[dict[str, Any]]:
     ]
 
 
+class PodProcess(Protocol):
+    """What is known of a pod's first process; subprocess.Popen is one."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end. Raises subprocess.TimeoutExpired."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+
 @dataclass
 class TrainingRun:
     """One FineTuneJob's run; each stage call is one attempt in a fresh working folder."""
@@ -64,15 +85,22 @@ class TrainingRun:
     changes: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0
     memory_backoff: int = 0
+    # Where the store is spoken to, if not at the server itself.
+    endpoint: str | None = None
     command: Sequence[str] = (sys.executable, "-m", "finetune_trainer")
+    # How train stages are started, where not by `command`.
+    pods: Callable[[Sequence[str], Mapping[str, str], Path], PodProcess] | None = None
 
     def job(self, stage: Stage) -> JobFile:
         """The job file of the current attempt."""
         spec = make_manifest(
-            model__source=f"s3://{BUCKET}/base",
             dataset__preparation={"maxLength": 256},
-            output={"uri": f"s3://{BUCKET}/out", "store": {"endpoint": self.server.endpoint}},
+            output={
+                "uri": f"s3://{BUCKET}/out",
+                "store": {"endpoint": self.endpoint or self.server.endpoint},
+            },
             **{
+                "model__source": f"s3://{BUCKET}/base",
                 "dataset__train": [{"source": f"s3://{BUCKET}/rows.jsonl"}],
                 "parallelism__gpusPerNode": 0,
                 **self.changes,
@@ -121,15 +149,20 @@ class TrainingRun:
         job_path = work / "job.json"
         job_path.write_text(self.job(stage).model_dump_json())
         message_path, log_path = work / "termination.json", work / "log"
+        arguments = [str(stage), "--job", str(job_path)]
+        variables = {
+            **os.environ,
+            ENV_WORK_DIRECTORY: str(work),
+            ENV_TERMINATION_MESSAGE_PATH: str(message_path),
+            **environment,
+        }
+        work = Path(variables[ENV_WORK_DIRECTORY])
+        if self.pods is not None and stage is Stage.TRAIN:
+            return StageProcess(self.pods(arguments, variables, log_path), work, message_path, log_path)
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [*self.command, str(stage), "--job", str(job_path)],
-                env={
-                    **os.environ,
-                    ENV_WORK_DIRECTORY: str(work),
-                    ENV_TERMINATION_MESSAGE_PATH: str(message_path),
-                    **environment,
-                },
+                [*self.command, *arguments],
+                env=variables,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -142,6 +175,13 @@ class TrainingRun:
         assert process.wait() == 0, process.log
         return process
 
+    def start_over(self) -> None:
+        """Forget everything but what prepare has written."""
+        layout = self.job(Stage.TRAIN).layout
+        for folder in (layout.claims_uri, layout.checkpoints_uri, layout.trained_uri):
+            self.store.delete_folder(folder)
+        self.store.delete([layout.metrics_uri])
+
     def metrics(self) -> list[dict[str, Any]]:
         """metrics.jsonl in the store."""
         text = self.store.read_bytes(self.job(Stage.TRAIN).layout.metrics_uri).decode()
@@ -152,7 +192,7 @@ class TrainingRun:
 class StageProcess:
     """A running or finished stage."""
 
-    process: subprocess.Popen[bytes]
+    process: PodProcess
     work: Path
     message_path: Path
     log_path: Path
@@ -177,7 +217,13 @@ class StageProcess:
 
     def wait_for_steps(self, count: int) -> None:
         """Wait until that many steps are in the local metrics."""
-        self._wait_until(lambda: self._steps() >= count, f"{count} steps")
+        self._wait_until(lambda: self.steps() >= count, f"{count} steps")
+
+    def wait_for_checkpoint(self, step: int = 1) -> int:
+        """Wait until the uploader has committed a checkpoint of this step or a later one; its step."""
+        spool = Spool(self.work / "spool")
+        self._wait_until(lambda: _committed_step(spool) >= step, f"a checkpoint at step {step}")
+        return _committed_step(spool)
 
     def wait_for_log(self, text: str) -> None:
         """Wait until it has logged that."""
@@ -192,12 +238,30 @@ class StageProcess:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
+    def resumed_step(self) -> int:
+        """The step that it says it went on from."""
+        _, found, rest = self.log.partition("resuming from step ")
+        assert found, f"it did not resume\n{self.log}"
+        return int(rest.split()[0])
+
     def rank_pids(self) -> list[int]:
         """The ranks' process ids, in the order of their ranks."""
+        return [pid for pid in self._children() if pid not in self.uploader_pids()]
+
+    def uploader_pids(self) -> list[int]:
+        """The process that uploads checkpoints."""
+        return [
+            pid
+            for pid in self._children()
+            if b"finetune_trainer.uploader" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
+    def _children(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(child) for child in children.split()]
 
-    def _steps(self) -> int:
+    def steps(self) -> int:
+        """How many steps of the run stand in the local metrics."""
         path = self.work / "metrics.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 

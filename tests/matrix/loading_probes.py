@@ -17,7 +17,8 @@ from finetune_trainer.model import decide_precision
 from finetune_trainer.model_loading import ModelRecipe, load_tuned_model
 from finetune_trainer.parallelism import build_deepspeed_config, decide_plan
 from finetune_trainer.run_file import MethodFacts
-from tests.matrix.runner import fork_server, make_spec
+from tests.builders.fork_server import fork_server
+from tests.matrix.runner import make_spec
 
 
 def in_a_process(function: Any, *arguments: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from finetune_api.spec import Task
 from finetune_trainer.callbacks.adalora import AdaLoRACallback
 from finetune_trainer.callbacks.checkpointing import ResumeCallback
 from finetune_trainer.callbacks.evaluation import EvaluationCallback
+from finetune_trainer.checkpoint_files import decide_needed
 from finetune_trainer.data.batches import order_rows
 from finetune_trainer.data.prepared import PreparedRows
 from finetune_trainer.data.step_batches import StepBatches
@@ -30,9 +33,8 @@ from finetune_trainer.parallelism import ParallelPlan, decide_plan, needs_proces
 from finetune_trainer.schedules import plan_schedule
 from finetune_trainer.snapshot import (
     LiveState,
-    encode_random_state,
     load_snapshot,
-    save_random_states,
+    save_random_state,
     save_snapshot,
 )
 from finetune_trainer.state_files import save_state
@@ -49,6 +51,8 @@ def train_rank(cell: Cell, rank: int) -> Outcome:
     gang = join_gang(
         timedelta(seconds=60), needs_group=needs_process_group(spec.parallelism, cell.world_size)
     )
+    if cell.fetches_shares:
+        cell = replace(cell, checkpoint=_fetch_share(cell, gang))
     tuned = _load(cell, gang)
     batches = _batches(cell, gang)
     meter = StepMeter()
@@ -73,6 +77,18 @@ def train_rank(cell: Cell, rank: int) -> Outcome:
     tuned.save_result(cell.folder / "trained", trainer.engine.state, is_leader=gang.is_leader)
     leave_gang(gang)
     return recorder.outcome
+
+
+def _fetch_share(cell: Cell, gang: Gang) -> Path:
+    assert cell.checkpoint is not None
+    split = _plan(cell, gang).split
+    is_needed = decide_needed((gang.world_size, split), [gang.rank], gang.world_size, split)
+    folder = cell.folder / f"share-{gang.rank}"
+    folder.mkdir()
+    for path in cell.checkpoint.iterdir():
+        if is_needed(path.name):
+            shutil.copyfile(path, folder / path.name)
+    return folder
 
 
 def _load(cell: Cell, gang: Gang) -> TunedModel:
@@ -205,13 +221,10 @@ class _SaveAfter(TrainerCallback):  # type: ignore[misc]
         if state.global_step != self._cell.save_after:
             return
         gang, directory = self._gang, self._cell.folder / "checkpoint"
-        random_states = gang.collect("random", encode_random_state(gang))
-        if gang.is_leader:
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_random_state(directory, gang)
         live = self._live()
-        save_state(directory, live.engine.state, is_leader=gang.is_leader)
+        save_state(directory, live.engine.state.fragments(), gang.rank)
         if gang.is_leader:
-            save_random_states(directory, random_states)
             self._tuned.save_method_state(directory)
             save_snapshot(directory, state.global_step, live, gang, self._rule.state if self._rule else None)

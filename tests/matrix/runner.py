@@ -5,18 +5,18 @@ What a pod does beside (store, launcher, progress) is tested elsewhere; here it 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.placement import free_port
+from tests.builders.fork_server import fork_server
 from tests.builders.job_files import make_job_file
 
 if TYPE_CHECKING:
@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 
 DEADLINE_SECONDS = 240.0
 _LEAVING_SECONDS = 5.0
-_PRELOADED = (
-    "torch",
-    "torch.distributed.fsdp",
-    "bitsandbytes",
-    "deepspeed",
-    "transformers",
-    "peft",
-    "finetune_trainer.train",
-    "finetune_trainer.engines.zero",
-    "finetune_trainer.engines.fsdp",
-    "tests.matrix.rank",
-)
 
 
 @dataclass(frozen=True)
@@ -57,8 +45,9 @@ class Cell:
     evaluation_steps: int | None = None
     # Saves after that step into folder/checkpoint.
     save_after: int | None = None
-    # Goes on from that folder.
+    # Goes on from that folder; each rank as a pod of its own, which fetches what it needs.
     checkpoint: Path | None = None
+    fetches_shares: bool = False
     earlier_adapter: Path | None = None
 
 
@@ -72,17 +61,6 @@ class Outcome:
     evaluations: list[dict[str, float]] = field(default_factory=list)
     loss_by_source: list[Mapping[str, float]] = field(default_factory=list)
     adapter: Path | None = None
-
-
-def fork_server() -> ForkServerContext:
-    """The context whose server has imported everything; it is started before any thread is."""
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
-    return context
 
 
 def run_cell(cell: Cell) -> Outcome:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.spec import Strategy
 from finetune_trainer.run_file import MethodFacts
 from tests.builders.rows import write_prepared_rows
 from tests.builders.tiny_models import write_model
@@ -45,6 +46,8 @@ CASES = (
     Case("three processes", LORA, world_size=3),
     Case("ZeRO-1", LORA, "ZeRO1", "BF16", 2),
     Case("ZeRO-2", LORA, "ZeRO2", "FP32", 2),
+    # Two groups of parameters, with and without weight decay, and so two flat partitions.
+    Case("ZeRO-2, all trained", {"type": "Full"}, "ZeRO2", "FP32", 2, MethodFacts()),
     Case("ZeRO-3 in 16 bits, all trained", {"type": "Full"}, "ZeRO3", "BF16", 2, MethodFacts()),
     Case(
         "ZeRO-3 offloaded, alone",
@@ -76,6 +79,10 @@ CASES = (
         MethodFacts(target_modules=("q_proj",), fully_trained_modules=("mlp",)),
     ),
 )
+
+
+BY_SHARES = ("ZeRO-1", "ZeRO-2", "ZeRO-3 in 16 bits, all trained", "FSDP in 16 bits")
+WHOLE_PARAMETERS = (Strategy.ZERO1, Strategy.ZERO2)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +132,17 @@ def test_a_resumed_run_is_the_unbroken_one(case: Case, inputs: tuple[Path, Path]
     assert resumed.norms == unbroken.norms[SAVED:]
     assert resumed.rates == unbroken.rates[SAVED:]
     assert digests(rest.folder) == digests(whole.folder)
+    if case.name in BY_SHARES:
+        assert_pods_need_their_own_shares(rest, unbroken.losses[SAVED:], tmp_path / "shares")
+
+
+def assert_pods_need_their_own_shares(rest: Cell, losses: list[float], folder: Path) -> None:
+    """Of pods with a rank each: it takes its own part of what is split up, and no more."""
+    folder.mkdir()
+    assert run_cell(replace(rest, folder=folder, fetches_shares=True)).losses == losses
+    fetched = {path.name for path in (folder / "share-1").iterdir()}
+    assert "optimizer-00001.safetensors" in fetched and "optimizer-00000.safetensors" not in fetched
+    assert ("parameters-00000.safetensors" in fetched) is (rest.spec.parallelism.strategy in WHOLE_PARAMETERS)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,8 +13,10 @@ import torch
 from finetune_api.job_file import JobFile
 from finetune_api.progress import CheckpointReport
 from finetune_api.spec import Strategy
-from finetune_trainer.checkpoints import download_checkpoint
+from finetune_trainer.checkpoint_files import Split, decide_needed
+from finetune_trainer.checkpoints import CheckpointManifest, Place, download_checkpoint, place_of
 from finetune_trainer.earlier_run import layout_of_run
+from finetune_trainer.errors import CheckpointCorrupt
 from finetune_trainer.gang import Gang, join_gang
 from finetune_trainer.heartbeat import Heart, Phase
 from finetune_trainer.logs import quiet_libraries
@@ -23,9 +26,9 @@ from finetune_trainer.model import ComputePrecision, decide_precision
 from finetune_trainer.parallelism import ParallelPlan, decide_plan, needs_process_group
 from finetune_trainer.run_file import RunFile
 from finetune_trainer.snapshot import TrainerSnapshot, load_snapshot
-from finetune_trainer.starting_point import checkpoint_report
+from finetune_trainer.starting_point import checkpoint_report, restore_starting_point
 from finetune_trainer.storage import ObjectStore
-from finetune_trainer.work_directory import StartingPoint, WorkDirectory
+from finetune_trainer.work_directory import HandOver, StartingPoint, WorkDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +79,10 @@ def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
     hand_over = work.wait_for_hand_over()
     heart.enter(Phase.LOADING)
     store = ObjectStore.open(job.spec.output.store)
-    told = gang.hear_leader("start", hand_over.start.model_dump_json() if hand_over.start else None)
-    start = StartingPoint.model_validate_json(told)
-    heart.enter(Phase.LOADING)
-    gang.do_together("start/files", lambda: bring_checkpoint(job, work, store, gang, start))
     device_bytes = smallest_device_bytes(gang)
+    plan = plan_parallelism(job, hand_over.run_file, gang.world_size, device_bytes)
+    start = agree_on_start(job, work, store, gang, hand_over, plan.split)
+    heart.enter(Phase.LOADING)
     return Attempt(
         job=job,
         work=work,
@@ -89,7 +91,7 @@ def join_attempt(job: JobFile, work: WorkDirectory) -> Attempt:
         snapshot=load_snapshot(work.resume) if start.checkpoint else None,
         gang=gang,
         device_bytes=device_bytes,
-        plan=plan_parallelism(job, hand_over.run_file, gang.world_size, device_bytes),
+        plan=plan,
         precision=decide_precision(job.spec.training.precision, gang.device.type, job.spec.method.type),
         micro_batch_bound=decide_micro_batch_bound(job.spec.training, gang.device.type, job.memory_backoff),
         store=store,
@@ -130,12 +132,61 @@ def smallest_device_bytes(gang: Gang) -> int | None:
     return gang.least(torch.cuda.get_device_properties(gang.device).total_memory)
 
 
-def bring_checkpoint(
-    job: JobFile, work: WorkDirectory, store: ObjectStore, gang: Gang, start: StartingPoint
+def agree_on_start(
+    job: JobFile, work: WorkDirectory, store: ObjectStore, gang: Gang, hand_over: HandOver, split: Split
+) -> StartingPoint:
+    """Learn from rank 0 which checkpoint the gang goes on from, and fetch what this pod needs of it.
+
+    Where it proves damaged in any pod, rank 0 chooses the one before.
+    """
+    chosen = hand_over.start
+    unusable: dict[Place, str] = {}
+    while True:
+        topic = f"start/{len(unusable)}"
+        told = gang.hear_leader(topic, chosen.model_dump_json() if chosen else None)
+        start = StartingPoint.model_validate_json(told)
+        checkpoint = start.checkpoint
+        if checkpoint is None:
+            return start
+        try:
+            gang.do_together(f"{topic}/files", lambda: fetch_share(job, work, store, gang, checkpoint, split))  # noqa: B023
+            return start
+        except CheckpointCorrupt as error:
+            unusable[place_of(layout_of_run(job.layout, checkpoint.run), checkpoint)] = error.message
+        if gang.is_leader:
+            chosen = restore_starting_point(
+                job,
+                work,
+                store,
+                hand_over.run_file,
+                start.incarnation,
+                ranks=gang.ranks_of_pod,
+                world_size=gang.world_size,
+                unusable=unusable,
+            )
+
+
+def fetch_share(
+    job: JobFile,
+    work: WorkDirectory,
+    store: ObjectStore,
+    gang: Gang,
+    checkpoint: CheckpointManifest,
+    split: Split,
 ) -> None:
-    """Download the gang's checkpoint once a pod; in the first one the launcher has done it."""
-    if start.checkpoint is None or gang.local_rank != 0 or gang.is_leader:
+    """Download what the ranks of this pod need, once a pod; in the first one the launcher has done nearly all of it."""
+    if gang.local_rank != 0:
         return
-    layout = layout_of_run(job.layout, start.checkpoint.run)
-    logger.info("fetching the checkpoint of step %d, which rank 0 goes on from", start.checkpoint.step)
-    download_checkpoint(store, layout, start.checkpoint, work.resume)
+    is_needed = decide_needed(
+        (checkpoint.world_size, checkpoint.split), gang.ranks_of_pod, gang.world_size, split
+    )
+    if not gang.is_leader:
+        logger.info("fetching the checkpoint of step %d, which rank 0 goes on from", checkpoint.step)
+        shutil.rmtree(work.resume, ignore_errors=True)
+    download_checkpoint(
+        store,
+        layout_of_run(job.layout, checkpoint.run),
+        checkpoint,
+        work.resume,
+        wanted=lambda name: is_needed(name) and not (work.resume / name).exists(),
+    )

@@ -30,6 +30,30 @@ def oom_kills(mount: Path = _MOUNT, membership: Path = _MEMBERSHIP) -> int:
     return 0
 
 
+def available_memory_bytes(
+    mount: Path = _MOUNT, membership: Path = _MEMBERSHIP, meminfo: Path = Path("/proc/meminfo")
+) -> int:
+    """Memory that processes of this cgroup may still take: the tightest limit above it, and what the machine has."""
+    free = [
+        left for folder in _folders(mount, membership, "memory") if (left := _memory_left(folder)) is not None
+    ]
+    machine = (line.split() for line in _read(meminfo).splitlines())
+    free += [int(words[1]) * 1024 for words in machine if words[0] == "MemAvailable:"]
+    return max(0, min(free, default=0))
+
+
+def _memory_left(folder: Path) -> int | None:
+    for limit_name, used_name, droppable in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        limit, used = _read(folder / limit_name), _read(folder / used_name)
+        if limit.isdecimal() and used.isdecimal():
+            stat = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines())
+            return int(limit) - int(used) + int(stat.get(droppable, 0))
+    return None
+
+
 def _quota(folder: Path) -> float | None:
     unified = _read(folder / "cpu.max").split()
     if len(unified) == 2 and unified[0] != "max":

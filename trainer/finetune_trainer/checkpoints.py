@@ -1,33 +1,40 @@
 """The commit protocol of checkpoints, torch-free: data first, manifest last, only by the run's newest claimant.
 
-Readers trust manifests only. A checkpoint's data stand in a folder of the incarnation that wrote them, so a pod that
-was believed dead and wakes up can neither overwrite the files of its successor nor commit nor prune:
+Readers trust manifests only. Everything of a checkpoint stands in a folder of the incarnation that wrote it, so each
+key has one writer, and a pod that was believed dead and wakes up can overwrite nothing of its successor's:
 
-    checkpoints/step-00000400/manifest.json
-    checkpoints/step-00000400/00003/<files>
+    checkpoints/step-00000400/00003/<files>         uploaded by the pod whose ranks filled them
+    checkpoints/step-00000400/00003/parts/00001     what pod 1 has uploaded: sizes and digests
+    checkpoints/step-00000400/00003/manifest.json   written last, by the first pod: the commit
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from finetune_api.base import ApiModel
 from finetune_api.layout import CHECKPOINT_MANIFEST_NAME, FileEntry, RunLayout
-from finetune_trainer.errors import ObjectDamaged, ObjectMissing, StorageUnavailable, Superseded
-from finetune_trainer.file_entries import file_entry, file_problem
+from finetune_trainer.checkpoint_files import Split
+from finetune_trainer.claims import Claims, ensure_not_superseded, load_claims
+from finetune_trainer.errors import CheckpointCorrupt, ObjectDamaged, ObjectMissing
+from finetune_trainer.file_entries import sha256_of_file
+from finetune_trainer.retention import Kept, Retention, decide_kept
 from finetune_trainer.storage import ObjectInfo, ObjectStore
 from finetune_trainer.storage.locations import safe_path
 
 logger = logging.getLogger(__name__)
+
+_PARTS = "parts"
 
 
 class CheckpointFacts(ApiModel):
@@ -36,19 +43,39 @@ class CheckpointFacts(ApiModel):
     step: Annotated[int, Field(ge=0)]
     epoch: float
     loss: float | None
+    # On the validation rows, where they were evaluated after this very step.
+    eval_loss: float | None = None
     world_size: Annotated[int, Field(ge=1)]
+    split: Split = Split.NOTHING
     attempt: Annotated[int, Field(ge=1)]
     incarnation: Annotated[int, Field(ge=1)]
     model_digest: str
     dataset_digest: str
+    # Of what defines the mathematics; and the releases that computed it, by package.
+    config_digest: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class CheckpointManifest(CheckpointFacts):
-    """`manifest.json` of a checkpoint: its existence is the commit."""
+    """`manifest.json` of a checkpoint: its existence is the commit.
 
-    schema_version: Literal[1] = 1
+    The position in the data follows from `step`: which rows a step has is a function of it and of the seed.
+    """
+
+    schema_version: Literal[2] = 2
     run: str
     created: str
+    files: tuple[FileEntry, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(entry.size_bytes for entry in self.files)
+
+
+class Part(ApiModel):
+    """What one pod has uploaded."""
+
     files: tuple[FileEntry, ...]
 
 
@@ -60,224 +87,303 @@ class CheckpointSearch:
     passed_over: tuple[str, ...]
 
 
-class CheckpointCorrupt(ObjectDamaged):
-    """A committed checkpoint does not hold what its manifest says; the one before it is used."""
+class Withdrawn(Exception):
+    """The state is no longer the one to save."""
 
 
-# --- claims ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Place:
+    """Where one incarnation's checkpoint of a step stands."""
+
+    layout: RunLayout
+    step: int
+    incarnation: int
+
+    @property
+    def uri(self) -> str:
+        """Its folder."""
+        return f"{self.layout.checkpoint_uri(self.step)}/{self.incarnation:05d}"
+
+    @property
+    def manifest_uri(self) -> str:
+        """Its manifest."""
+        return f"{self.uri}/{CHECKPOINT_MANIFEST_NAME}"
+
+    def part_uri(self, node: int) -> str:
+        """What a pod says that it has uploaded."""
+        return f"{self.uri}/{_PARTS}/{node:05d}"
 
 
-def claim_incarnation(store: ObjectStore, layout: RunLayout) -> int:
-    """Become the run's only writer: create the next claim by conditional write and return its number, from 1."""
-    # The token tells our own claim from a competitor's when the store's first answer was lost.
-    token = uuid.uuid4().hex.encode()
-    number = _newest_claim(store, layout) + 1
-    while not store.write_bytes(layout.claim_uri(number), token, only_if_absent=True):
-        number += 1
-    logger.info("claimed run %s as incarnation %d", layout.run_id, number)
-    return number
-
-
-def ensure_not_superseded(store: ObjectStore, layout: RunLayout, incarnation: int) -> None:
-    """Raise Superseded if a newer incarnation has claimed the run."""
-    newest = _newest_claim(store, layout)
-    if newest > incarnation:
-        raise Superseded(
-            f"Incarnation {newest} has taken over run {layout.run_id}; this pod is incarnation {incarnation} and "
-            "writes nothing more. Nothing needs to be done."
-        )
-
-
-def _newest_claim(store: ObjectStore, layout: RunLayout) -> int:
-    claims = (info.name for info in store.list_objects(layout.claims_uri))
-    return max((int(name) for name in claims if name.isdecimal()), default=0)
+def place_of(layout: RunLayout, manifest: CheckpointManifest) -> Place:
+    """Where a checkpoint stands."""
+    return Place(layout, manifest.step, manifest.incarnation)
 
 
 # --- saving ----------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(
-    store: ObjectStore, layout: RunLayout, directory: Path, facts: CheckpointFacts
+def upload_files(
+    store: ObjectStore, place: Place, files: Mapping[str, Path], is_withdrawn: Callable[[], bool]
+) -> tuple[FileEntry, ...]:
+    """Upload files under their names and return their sizes and digests; both are read at the same time.
+
+    Raises Withdrawn, also where the files began to change meanwhile: who changes them withdraws them before.
+    """
+    if is_withdrawn():
+        raise Withdrawn
+    with ThreadPoolExecutor(1, thread_name_prefix="sha256") as hashing:
+        digests = {name: hashing.submit(sha256_of_file, path) for name, path in files.items()}
+        try:
+            store.upload_files(
+                {f"{place.uri}/{name}": path for name, path in files.items()}, is_cancelled=is_withdrawn
+            )
+        finally:
+            if is_withdrawn():
+                hashing.shutdown(cancel_futures=True)
+        if is_withdrawn():
+            raise Withdrawn
+        entries = [
+            FileEntry(name=name, size_bytes=path.stat().st_size, sha256=digests[name].result())
+            for name, path in files.items()
+        ]
+    if is_withdrawn():
+        raise Withdrawn
+    return tuple(sorted(entries, key=lambda entry: entry.name))
+
+
+def write_part(store: ObjectStore, place: Place, node: int, entries: tuple[FileEntry, ...]) -> None:
+    """Say what a pod has uploaded."""
+    store.write_bytes(place.part_uri(node), Part(files=entries).model_dump_json().encode())
+
+
+def read_parts(store: ObjectStore, place: Place, nodes: int) -> tuple[FileEntry, ...] | None:
+    """What all pods but the first have uploaded; None while one has not said so."""
+    if nodes == 1:
+        return ()
+    there = {info.uri for info in store.list_objects(f"{place.uri}/{_PARTS}")}
+    uris = [place.part_uri(node) for node in range(1, nodes)]
+    if not there.issuperset(uris):
+        return None
+    parts = [Part.model_validate_json(store.read_bytes(uri)) for uri in uris]
+    return tuple(entry for part in parts for entry in part.files)
+
+
+def load_committed(store: ObjectStore, place: Place) -> CheckpointManifest | None:
+    """The manifest that stands there; None before the commit."""
+    found = _load_manifest(store, place)
+    return found if isinstance(found, CheckpointManifest) else None
+
+
+def commit_checkpoint(
+    store: ObjectStore, layout: RunLayout, facts: CheckpointFacts, entries: Iterable[FileEntry]
 ) -> CheckpointManifest:
-    """Upload all files of `directory` and commit them. Raises Superseded if the run has a newer writer.
+    """Declare a checkpoint whose files are uploaded. Raises Superseded if the run has a newer writer.
 
     Killed at any moment this leaves either a committed checkpoint or objects that no reader looks at.
     """
-    ensure_not_superseded(store, layout, facts.incarnation)
-    entries = tuple(file_entry(path, directory) for path in sorted(directory.rglob("*")) if path.is_file())
-    data_uri = _data_uri(layout, facts.step, facts.incarnation)
-    store.upload_files({f"{data_uri}/{entry.name}": directory / entry.name for entry in entries})
-    manifest = CheckpointManifest(**dict(facts), run=layout.run_id, created=_now(), files=entries)
-    ensure_not_superseded(store, layout, facts.incarnation)
-    _commit(store, layout, manifest)
-    return manifest
-
-
-def _commit(store: ObjectStore, layout: RunLayout, manifest: CheckpointManifest) -> None:
-    uri = _manifest_uri(layout, manifest.step)
-    data = (manifest.model_dump_json(indent=2) + "\n").encode()
-    if store.write_bytes(uri, data, only_if_absent=True):
-        return
-    # Whoever resumed before this step did so because the checkpoint that stands here is unusable. It is replaced.
-    standing = _load_manifest(store, layout, manifest.step)
-    if isinstance(standing, CheckpointManifest) and standing.incarnation > manifest.incarnation:
-        ensure_not_superseded(store, layout, manifest.incarnation)
-    logger.info(
-        "replacing the checkpoint of step %d, which an earlier incarnation left unusable", manifest.step
+    place = Place(layout, facts.step, facts.incarnation)
+    manifest = CheckpointManifest(
+        **dict(facts),
+        run=layout.run_id,
+        created=_now(),
+        files=tuple(sorted(entries, key=lambda entry: entry.name)),
     )
-    store.delete([uri])
-    if not store.write_bytes(uri, data, only_if_absent=True):
-        ensure_not_superseded(store, layout, manifest.incarnation)
-        raise StorageUnavailable(
-            f"Could not commit {uri}: another writer was faster. The stage is tried again."
-        )
+    sizes = {info.name: info.size_bytes for info in store.list_objects(place.uri)}
+    if (problem := _incomplete(manifest, sizes)) is not None:
+        raise ObjectDamaged(f"{place.uri} is not what was uploaded: {problem}. It is uploaded again.")
+    ensure_not_superseded(store, layout, facts.incarnation)
+    store.write_bytes(place.manifest_uri, (manifest.model_dump_json(indent=2) + "\n").encode())
+    return manifest
 
 
 # --- finding and reading ---------------------------------------------------------------------------------------
 
 
 def find_newest_checkpoint(
-    store: ObjectStore, layout: RunLayout, *, below_step: int | None = None
+    store: ObjectStore, layout: RunLayout, *, passed_over: Mapping[Place, str] | None = None
 ) -> CheckpointSearch:
-    """Find the newest checkpoint whose manifest is committed and whose files are all there in full length."""
-    passed_over: list[str] = []
-    for step, objects in _checkpoints_newest_first(store, layout):
-        if below_step is not None and step >= below_step:
-            continue
-        candidate = _candidate(store, layout, step, objects)
+    """Find the newest checkpoint whose manifest is committed and whose files are all there in full length.
+
+    `passed_over`: checkpoints that have proved unusable, and why.
+    """
+    reasons: list[str] = []
+    claims = load_claims(store, layout)
+    for place, objects in _checkpoints_newest_first(store, layout):
+        known = (passed_over or {}).get(place)
+        candidate = known or _candidate(store, place, objects, claims)
         if isinstance(candidate, CheckpointManifest):
-            return CheckpointSearch(candidate, tuple(passed_over))
-        passed_over.append(candidate)
-    return CheckpointSearch(None, tuple(passed_over))
+            return CheckpointSearch(candidate, tuple(reasons))
+        reasons.append(candidate)
+    return CheckpointSearch(None, tuple(reasons))
 
 
 def download_checkpoint(
-    store: ObjectStore, layout: RunLayout, manifest: CheckpointManifest, directory: Path
+    store: ObjectStore,
+    layout: RunLayout,
+    manifest: CheckpointManifest,
+    directory: Path,
+    *,
+    wanted: Callable[[str], bool] = lambda name: True,
 ) -> None:
-    """Download a checkpoint and compare every file with the manifest. Raises CheckpointCorrupt."""
-    data_uri = _data_uri(layout, manifest.step, manifest.incarnation)
+    """Download the wanted files and compare each with the manifest as it arrives. Raises CheckpointCorrupt."""
+    place = place_of(layout, manifest)
+    entries = {f"{place.uri}/{entry.name}": entry for entry in manifest.files if wanted(entry.name)}
     try:
-        store.download_folder(data_uri, directory, names=[entry.name for entry in manifest.files])
+        digests = store.download_hashed(
+            {uri: safe_path(directory, entry.name) for uri, entry in entries.items()}
+        )
     except (ObjectMissing, ObjectDamaged) as error:
         raise CheckpointCorrupt(f"step {manifest.step}: {error.message}") from error
-    for entry in manifest.files:
-        if (problem := file_problem(safe_path(directory, entry.name), entry)) is not None:
-            raise CheckpointCorrupt(f"step {manifest.step}: {problem}")
+    for uri, entry in entries.items():
+        if digests[uri] != entry.sha256:
+            raise CheckpointCorrupt(
+                f"step {manifest.step}: {entry.name} does not have the SHA-256 of its manifest"
+            )
 
 
-def restore_newest_checkpoint(store: ObjectStore, layout: RunLayout, directory: Path) -> CheckpointSearch:
-    """Download the newest checkpoint that proves intact into `directory`, emptied first; fall back to older ones."""
-    passed_over: list[str] = []
-    below_step: int | None = None
+def restore_newest_checkpoint(
+    store: ObjectStore,
+    layout: RunLayout,
+    directory: Path,
+    *,
+    wanted: Callable[[CheckpointManifest], Callable[[str], bool]] = lambda manifest: lambda name: True,
+    unusable: Mapping[Place, str] = MappingProxyType({}),
+) -> CheckpointSearch:
+    """Download the newest checkpoint that proves intact into `directory`, emptied first; fall back to older ones.
+
+    `wanted` says of a checkpoint which of its files are; `unusable`, which ones have proved so elsewhere, and why.
+    """
+    found_unusable = dict(unusable)
     while True:
-        search = find_newest_checkpoint(store, layout, below_step=below_step)
-        passed_over.extend(search.passed_over)
+        search = find_newest_checkpoint(store, layout, passed_over=found_unusable)
         if search.manifest is None:
-            return CheckpointSearch(None, tuple(passed_over))
+            return search
         _empty(directory)
         try:
-            download_checkpoint(store, layout, search.manifest, directory)
+            download_checkpoint(store, layout, search.manifest, directory, wanted=wanted(search.manifest))
         except CheckpointCorrupt as error:
-            passed_over.append(error.message)
-            below_step = search.manifest.step
+            found_unusable[place_of(layout, search.manifest)] = error.message
         else:
-            return CheckpointSearch(search.manifest, tuple(passed_over))
+            return search
 
 
 # --- pruning ---------------------------------------------------------------------------------------------------
 
 
-def prune_checkpoints(store: ObjectStore, layout: RunLayout, keep_last: int, incarnation: int) -> list[int]:
+def prune_checkpoints(
+    store: ObjectStore, layout: RunLayout, retention: Retention, incarnation: int
+) -> list[int]:
     """Remove what is no longer needed and return the steps that are kept, the newest first.
 
-    Kept are the `keep_last` newest complete checkpoints; of the rest only what is older than the newest one or was
-    left unfinished by an earlier incarnation goes. Without a complete checkpoint nothing is removed.
+    Gone are checkpoints that retention does not keep, whatever earlier incarnations and steps left unfinished, and
+    their unfinished uploads. Without a complete checkpoint nothing is removed. Raises Superseded.
     """
     ensure_not_superseded(store, layout, incarnation)
-    found = _checkpoints_newest_first(store, layout)
-    candidates = {step: _candidate(store, layout, step, objects) for step, objects in found}
-    kept = [step for step, manifest in candidates.items() if isinstance(manifest, CheckpointManifest)][
-        :keep_last
-    ]
-    if not kept:
+    claims = load_claims(store, layout)
+    found = list(_checkpoints_newest_first(store, layout))
+    manifests = {place: _candidate(store, place, objects, claims) for place, objects in found}
+    usable = {
+        place.step: Kept(place.step, manifest.eval_loss)
+        for place, manifest in reversed(manifests.items())
+        if isinstance(manifest, CheckpointManifest)
+    }
+    if not usable:
         return []
-    for step, objects in found:
-        if step not in kept:
-            removable = (
-                objects
-                if step < kept[0]
-                else [info for info in objects if _is_from_before(info, incarnation)]
-            )
-            _remove_checkpoint(store, layout, step, removable)
+    newest_first = sorted(usable.values(), key=lambda kept: -kept.step)
+    kept = decide_kept(newest_first, retention)
+    for place, objects in found:
+        is_kept = place.step in kept and isinstance(manifests[place], CheckpointManifest)
+        if not is_kept and (place.step < newest_first[0].step or place.incarnation < incarnation):
+            _remove_checkpoint(store, place, objects)
+    abort_unfinished_uploads(store, layout, incarnation, newest_first[0].step)
     return kept
 
 
-def _is_from_before(info: ObjectInfo, incarnation: int) -> bool:
-    writer = info.name.split("/")[1]
-    return writer.isdecimal() and int(writer) < incarnation
+def abort_unfinished_uploads(store: ObjectStore, layout: RunLayout, incarnation: int, step: int) -> int:
+    """Remove unfinished uploads of earlier incarnations, and of this one's up to a step; return how many."""
+
+    def is_left_over(name: str) -> bool:
+        place = _parse_place(layout, name)
+        return place is None or place.incarnation < incarnation or place.step <= step
+
+    return store.abort_uploads(layout.checkpoints_uri, which=is_left_over)
 
 
-def _remove_checkpoint(
-    store: ObjectStore, layout: RunLayout, step: int, objects: Iterable[ObjectInfo]
-) -> None:
+def _remove_checkpoint(store: ObjectStore, place: Place, objects: Iterable[ObjectInfo]) -> None:
     # Manifest first: half-removed must mean uncommitted.
-    manifest_uri = _manifest_uri(layout, step)
     uris = [info.uri for info in objects]
-    store.delete([uri for uri in uris if uri == manifest_uri])
-    store.delete([uri for uri in uris if uri != manifest_uri])
+    store.delete([uri for uri in uris if uri == place.manifest_uri])
+    store.delete([uri for uri in uris if uri != place.manifest_uri])
 
 
 # --- inner steps -----------------------------------------------------------------------------------------------
 
 
-def _data_uri(layout: RunLayout, step: int, incarnation: int) -> str:
-    return f"{layout.checkpoint_uri(step)}/{incarnation:05d}"
-
-
-def _manifest_uri(layout: RunLayout, step: int) -> str:
-    return f"{layout.checkpoint_uri(step)}/{CHECKPOINT_MANIFEST_NAME}"
-
-
-def _checkpoints_newest_first(store: ObjectStore, layout: RunLayout) -> list[tuple[int, list[ObjectInfo]]]:
-    by_step: dict[int, list[ObjectInfo]] = {}
+def _checkpoints_newest_first(
+    store: ObjectStore, layout: RunLayout
+) -> Iterator[tuple[Place, list[ObjectInfo]]]:
+    """What stands below checkpoints/, the newest step first, of one step the newest incarnation first."""
+    found: dict[Place, list[ObjectInfo]] = {}
     for info in store.list_objects(layout.checkpoints_uri):
-        folder, _, rest = info.name.partition("/")
-        number = folder.removeprefix("step-")
-        if rest and number.isdecimal():
-            by_step.setdefault(int(number), []).append(info)
-    return sorted(by_step.items(), reverse=True)
+        if (place := _parse_place(layout, info.name)) is not None:
+            found.setdefault(place, []).append(info)
+    for place in sorted(found, key=lambda place: (-place.step, -place.incarnation)):
+        yield place, found[place]
+
+
+def _parse_place(layout: RunLayout, name: str) -> Place | None:
+    """The checkpoint that an object below checkpoints/ belongs to."""
+    step, _, rest = name.removeprefix("step-").partition("/")
+    incarnation, _, file = rest.partition("/")
+    if not (name.startswith("step-") and step.isdecimal() and incarnation.isdecimal() and file):
+        return None
+    return Place(layout, int(step), int(incarnation))
 
 
 def _candidate(
-    store: ObjectStore, layout: RunLayout, step: int, objects: list[ObjectInfo]
+    store: ObjectStore, place: Place, objects: list[ObjectInfo], claims: Claims
 ) -> CheckpointManifest | str:
     """The manifest of a checkpoint whose files are there, or the reason why it cannot be used."""
-    if _manifest_uri(layout, step) not in {info.uri for info in objects}:
-        return f"step {step} has no manifest: it was never committed"
-    manifest = _load_manifest(store, layout, step)
+    if place.manifest_uri not in {info.uri for info in objects}:
+        return f"step {place.step} has no manifest: it was never committed"
+    successor_start = claims.successor_start(place.incarnation)
+    if successor_start is not None and successor_start < place.step:
+        return (
+            f"step {place.step} was committed by incarnation {place.incarnation} after a newer one had gone on from "
+            f"step {successor_start}"
+        )
+    manifest = _load_manifest(store, place)
     if isinstance(manifest, str):
         return manifest
-    sizes = {info.uri: info.size_bytes for info in objects}
-    data_uri = _data_uri(layout, step, manifest.incarnation)
+    prefix = f"{place.uri}/"
+    sizes = {info.uri.removeprefix(prefix): info.size_bytes for info in objects}
+    problem = _incomplete(manifest, sizes)
+    return manifest if problem is None else f"step {place.step}: {problem}"
+
+
+def _incomplete(manifest: CheckpointManifest, sizes: Mapping[str, int]) -> str | None:
     for entry in manifest.files:
-        size_bytes = sizes.get(f"{data_uri}/{entry.name}")
+        size_bytes = sizes.get(entry.name)
         if size_bytes is None:
-            return f"step {step}: {entry.name} is missing"
+            return f"{entry.name} is missing"
         if size_bytes != entry.size_bytes:
-            return f"step {step}: {entry.name} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
-    return manifest
+            return f"{entry.name} has {size_bytes} bytes, its manifest says {entry.size_bytes}"
+    return None
 
 
-def _load_manifest(store: ObjectStore, layout: RunLayout, step: int) -> CheckpointManifest | str:
+def _load_manifest(store: ObjectStore, place: Place) -> CheckpointManifest | str:
+    step = place.step
     try:
-        data = store.read_bytes(_manifest_uri(layout, step))
-        manifest = CheckpointManifest.model_validate_json(data)
+        manifest = CheckpointManifest.model_validate_json(store.read_bytes(place.manifest_uri))
     except ObjectMissing:
         return f"step {step} has no manifest: it was never committed"
-    except ValidationError:
+    except (ValidationError, ObjectDamaged):
         return f"step {step}: its manifest cannot be read"
-    if manifest.run != layout.run_id or manifest.step != step:
-        return f"step {step}: its manifest is that of step {manifest.step} of run {manifest.run}"
+    if (manifest.run, manifest.step, manifest.incarnation) != (place.layout.run_id, step, place.incarnation):
+        return (
+            f"step {step}: its manifest is that of step {manifest.step} of run {manifest.run}, by incarnation "
+            f"{manifest.incarnation}"
+        )
     return manifest
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from finetune_api.reasons import FAILURE_CLASS_OF_EXIT_CODE
 from finetune_api.termination import TrainedFacts
+from finetune_trainer.disk_errors import DISK_REMEDY
 from finetune_trainer.errors import (
     DataError,
     NonFiniteLoss,
@@ -56,6 +57,10 @@ def conclude(
     understood = [result for result in results if result.exit_code in FAILURE_CLASS_OF_EXIT_CODE]
     if understood:
         raise _as_error(min(understood, key=lambda result: (result.exit_code, result.ended)))
+    heard = {result.rank for result in results}
+    wordless = [end for end in ends if end.code in _ERRORS and end.rank not in heard]
+    if wordless:
+        raise _without_words(min(wordless, key=lambda end: end.code))
     if oom_killed:
         raise _killed_by_the_kernel(ends, halvings)
     if told_to_go:
@@ -69,6 +74,13 @@ def conclude(
 def _as_error(result: RankResult) -> StageError:
     rank = result.rank if result.failed_rank is None else result.failed_rank
     return _ERRORS[result.exit_code](result.message, step=result.step, rank=rank)
+
+
+def _without_words(end: RankEnd) -> StageError:
+    return _ERRORS[end.code](
+        f"Rank {end.rank} ended with code {end.code} and could not write down why; the log has it. {DISK_REMEDY}",
+        rank=end.rank,
+    )
 
 
 def _killed_by_the_kernel(ends: Sequence[RankEnd], halvings: int) -> OutOfMemory:

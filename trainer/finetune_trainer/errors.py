@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from finetune_api.exit_codes import ExitCode
 from finetune_api.reasons import FAILURE_CLASS_OF_EXIT_CODE, FailureClass
+from finetune_api.termination import TrainedFacts
 
 
 class StageError(Exception):
@@ -22,6 +23,8 @@ class StageError(Exception):
         self.step = step
         # The process that failed first, where there are several.
         self.rank = rank
+        # The newest checkpoint that the attempt had committed, whatever it failed of.
+        self.saved: TrainedFacts | None = None
 
     @property
     def failure_class(self) -> FailureClass:
@@ -73,6 +76,10 @@ class ObjectDamaged(StorageUnavailable):
     """An object does not have the checksum it was stored with, or that its manifest says."""
 
 
+class CheckpointCorrupt(ObjectDamaged):
+    """A committed checkpoint does not hold what its manifest says; the one before it is used."""
+
+
 class Stalled(StageError):
     """No step was finished for too long."""
 
@@ -96,3 +103,4 @@ class RankLost(Exception):
         super().__init__(message)
         self.message = message
         self.rank = rank
+        self.saved: TrainedFacts | None = None

@@ -48,6 +48,12 @@ class Gang:
         """Whether this rank speaks for all: it writes to the store and reports."""
         return self.rank == 0
 
+    @property
+    def ranks_of_pod(self) -> range:
+        """The ranks that run in this one's pod."""
+        first, count = self.rank - self.local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return range(first, first + count)
+
     def total(self, *values: float) -> tuple[float, ...]:
         """Add up figures over all ranks; every rank gets the same sums."""
         if self.world_size == 1:
@@ -73,6 +79,17 @@ class Gang:
         answers = self._once_all_have_written([f"{topic}/{rank}" for rank in range(self.world_size)])
         for rank, answer in enumerate(answers):
             _raise_if(_decode(answer, rank))
+
+    def meet(self, limit: timedelta) -> None:
+        """Wait until all ranks are here. Raises TimeoutError where one is not within the limit."""
+        if self.store is None:
+            return
+        try:
+            dist.monitored_barrier(group=self.agreements, timeout=limit)
+        except RuntimeError as error:
+            raise TimeoutError(
+                f"not all ranks came together within {limit.total_seconds():.0f} s ({str(error).splitlines()[0]})"
+            ) from error
 
     def do_together(self, topic: str, action: Callable[[], None]) -> None:
         """Run an action on every rank; an error of one becomes the error of all."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from finetune_api.termination import TerminationMessage, TrainedFacts
 from finetune_trainer.adapter_source import adapter_store
 from finetune_trainer.base_model import base_model_store
 from finetune_trainer.cgroup import oom_kills
-from finetune_trainer.checkpoints import claim_incarnation
+from finetune_trainer.claims import claim_incarnation
 from finetune_trainer.conclusion import conclude
 from finetune_trainer.data.prepared import download_prepared, split_file_name
 from finetune_trainer.data.rows import Split
@@ -33,27 +34,31 @@ from finetune_trainer.parallelism import needs_process_group
 from finetune_trainer.placement import Placement, decide_placement
 from finetune_trainer.rank_processes import RankEnd, RankProcesses, process_arguments
 from finetune_trainer.run_file import RunFile, load_run_file
+from finetune_trainer.snapshot_memory import SnapshotMemory
 from finetune_trainer.starting_point import restore_starting_point
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.trained import load_trained_facts
-from finetune_trainer.work_directory import HandOver, RankResult, StartingPoint, WorkDirectory
+from finetune_trainer.uploader_process import UploaderProcess
+from finetune_trainer.work_directory import HandOver, RankResult, WorkDirectory
 
 logger = logging.getLogger(__name__)
 
 # Of the pod's grace, what the launcher keeps to say how it ended before the kubelet kills it.
 _LAST_WORDS_SECONDS = 5.0
+# How long a state that was handed over may still be uploaded after its ranks have ended, unless the pod must go sooner.
+_DRAIN_SECONDS = 60.0
 
 
 class Relay:
     """What SIGTERM means right now: leave, or pass it on to the ranks."""
 
     def __init__(self) -> None:
-        self.was_heard = False
+        self.heard_at: float | None = None
         self.ranks: RankProcesses | None = None
 
     def on_sigterm(self, signal_number: int, frame: FrameType | None) -> None:
         """Pass it on; without ranks there is nothing to save."""
-        self.was_heard = True
+        self.heard_at = self.heard_at or time.monotonic()
         if self.ranks is None:
             raise Preempted(
                 "The pod was told to go before training began. The next attempt starts from the same place."
@@ -69,6 +74,7 @@ def main(job: JobFile, job_path: Path) -> TerminationMessage:
     try:
         return _done(train(job, job_path, relay, placement), placement)
     except (StageError, RankLost) as error:
+        error.saved = saved_facts(WorkDirectory.from_environment())
         if placement.world_size == 1:
             error.rank = None  # which one it was is only worth saying where there are several
         raise
@@ -85,7 +91,7 @@ def train(job: JobFile, job_path: Path, relay: Relay, placement: Placement) -> T
     return conclude(
         ends,
         load_results(work, placement.ranks),
-        told_to_go=relay.was_heard,
+        told_to_go=relay.heard_at is not None,
         oom_killed=oom_kills() > kills_before,
         halvings=job.memory_backoff,
     )
@@ -101,21 +107,27 @@ def run_ranks(
 ) -> list[RankEnd]:
     """Start one process a GPU, or a single one; bring what they need while they import torch; wait for all."""
     work.clear_messages()
+    memory = SnapshotMemory(placement.ranks)
+    uploader = UploaderProcess(job_path, work.spool, memory)
     ranks = RankProcesses(
         process_arguments(job_path),
         placement,
         save_seconds=seconds_to_save(),
         needs_group=needs_process_group(job.spec.parallelism, placement.world_size),
         is_deterministic=job.spec.training.deterministic,
+        memory=memory,
     )
+    uploader.ensure_running()
     ranks.start()
     try:
         lay_out(job, work, store, placement)
         relay.ranks = ranks
-        return watch_ranks(ranks, work, placement, job.spec.failure_policy.stall_timeout_seconds)
+        return watch_ranks(ranks, uploader, work, placement, job.spec.failure_policy.stall_timeout_seconds)
     except BaseException:
         ranks.kill()
         raise
+    finally:
+        uploader.finish(seconds_to_drain(relay))
 
 
 def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore, placement: Placement) -> None:
@@ -131,7 +143,15 @@ def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore, placement: Pl
     download_prepared(store, run_file.dataset.prepared_uri, work.data, splits_of(run_file))
     start = None
     if incarnation is not None:
-        start = StartingPoint(incarnation=incarnation, checkpoint=restore_starting_point(job, work, store))
+        start = restore_starting_point(
+            job,
+            work,
+            store,
+            run_file,
+            incarnation,
+            ranks=placement.ranks,
+            world_size=placement.world_size,
+        )
     work.write_hand_over(HandOver(run_file=run_file, start=start))
 
 
@@ -142,17 +162,40 @@ def splits_of(run_file: RunFile) -> list[str]:
 
 
 def watch_ranks(
-    ranks: RankProcesses, work: WorkDirectory, placement: Placement, stall_timeout_seconds: float
+    ranks: RankProcesses,
+    uploader: UploaderProcess,
+    work: WorkDirectory,
+    placement: Placement,
+    stall_timeout_seconds: float,
 ) -> list[RankEnd]:
     """Wait for the ranks' end. Raises Stalled, with their stacks in the log, when they no longer move."""
     files = {rank: work.heartbeat(rank) for rank in placement.ranks}
     watchdog = Watchdog(files, stall_timeout_seconds)
+
+    def look() -> None:
+        uploader.ensure_running()
+        watchdog.check(ranks.idle_states)
+
     try:
-        return ranks.wait(lambda: watchdog.check(ranks.idle_states))
+        return ranks.wait(look)
     except Stalled as error:
         logger.error("%s The stacks of all processes follow.", error.message.partition(". ")[0] + ".")
         ranks.show_stacks()
         raise
+
+
+def saved_facts(work: WorkDirectory) -> TrainedFacts | None:
+    """The newest checkpoint that this attempt committed: the first pod's alone know any. Reports may get lost."""
+    committed = work.spool.report().committed
+    return None if committed is None else TrainedFacts(step=committed.step, checkpoint_uri=committed.uri)
+
+
+def seconds_to_drain(relay: Relay) -> float:
+    """How long a snapshot may still be uploaded when no rank is left."""
+    grace = seconds_to_save()
+    if relay.heard_at is None or grace is None:
+        return _DRAIN_SECONDS
+    return min(_DRAIN_SECONDS, max(0.0, relay.heard_at + grace - time.monotonic()))
 
 
 def seconds_to_save() -> float | None:

@@ -39,6 +39,8 @@ class ModelRecipe:
     earlier_adapter: Path | None = None
     checkpoint: Path | None = None
     is_memory_tight: bool = False
+    # Whether no step is left: then no engine will bring back what it has split up.
+    is_finished: bool = False
 
 
 def load_tuned_model(recipe: ModelRecipe) -> TunedModel:
@@ -57,6 +59,7 @@ def load_tuned_model(recipe: ModelRecipe) -> TunedModel:
         model_source=spec.model.source,
         earlier_adapter=recipe.earlier_adapter,
         checkpoint=recipe.checkpoint,
+        with_values=recipe.is_finished or not recipe.plan.splits_parameters,
     )
 
 

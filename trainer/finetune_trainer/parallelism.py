@@ -18,6 +18,7 @@ from finetune_api.spec import (
     QuantizationType,
     Strategy,
 )
+from finetune_trainer.checkpoint_files import Split
 
 _ZERO_STAGES = {Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3}
 SHARDED = frozenset({Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3, Strategy.FSDP})
@@ -67,6 +68,13 @@ class ParallelPlan:
     def is_sharded(self) -> bool:
         """Whether a process holds only a part of the optimizer's state."""
         return self.strategy in SHARDED
+
+    @property
+    def split(self) -> Split:
+        """What of the trained state a process holds only a part of."""
+        if self.splits_parameters:
+            return Split.EVERYTHING
+        return Split.OPTIMIZER if self.is_sharded else Split.NOTHING
 
     @property
     def splits_parameters(self) -> bool:

@@ -132,19 +132,29 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
 
 
 def check_output(store: ObjectStore, layout: RunLayout) -> None:
-    """Prove that the run's folder can be listed, written and cleaned up, and that conditional writes hold.
+    """Prove that the run's folder can be listed, written and cleaned up, and that a listing shows what was written.
 
     Raises StorageDenied, ObjectMissing (no such bucket) or UserError.
     """
     probe = f"{layout.run_uri}/{_PROBE_NAME}"
     store.list_objects(layout.run_uri)
     store.write_bytes(probe, b"first")
-    if store.write_bytes(probe, b"second", only_if_absent=True):
-        raise UserError(
-            f"The store {store.endpoint} ignores conditional writes (If-None-Match), on which checkpoints rely: "
-            "two pods could overwrite each other. Use a store that supports them, such as AWS S3, Ceph or versitygw."
-        )
+    is_listed = _PROBE_NAME in {info.name for info in store.list_objects(layout.run_uri)}
+    is_conditional = not store.write_bytes(probe, b"second", only_if_absent=True)
     store.delete([probe])
+    if not is_listed:
+        raise UserError(
+            f"The store {store.endpoint} does not list an object that was just written, on which checkpoints rely: two "
+            "pods could take themselves for the run's only writer. Use a store whose listings are consistent, such as "
+            "AWS S3, Ceph or versitygw."
+        )
+    if not is_conditional:
+        logger.warning(
+            "%s ignores conditional writes (If-None-Match): checkpoints do without them, but of two runs that end at "
+            "the same moment either may stand in %s",
+            store.endpoint,
+            layout.current_uri,
+        )
     logger.info("the output %s can be written", layout.run_uri)
 
 

@@ -61,7 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logging()
     rank, work = int(os.environ.get("RANK", "0")), WorkDirectory.from_environment()
     result = _run(options.job, work, stop, rank)
-    work.rank_result(rank).write_text(result.model_dump_json(), encoding="utf-8")
+    try:
+        work.rank_result(rank).write_text(result.model_dump_json(), encoding="utf-8")
+    except OSError as error:
+        logger.error("the launcher has to make do with the exit code: %s", error)
     return result.exit_code
 
 

@@ -16,6 +16,7 @@ from typing import IO
 
 from finetune_trainer.cgroup import usable_cpus
 from finetune_trainer.placement import Placement, free_port
+from finetune_trainer.snapshot_memory import SnapshotMemory
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,10 @@ class RankProcesses:
         save_seconds: float | None = None,
         needs_group: bool = False,
         is_deterministic: bool = False,
+        memory: SnapshotMemory | None = None,
     ) -> None:
         self._arguments = [sys.executable, *arguments]
+        self._memory = memory
         self._placement = placement
         self._save_seconds = save_seconds
         self._needs_group = needs_group or placement.world_size > 1
@@ -80,7 +83,8 @@ class RankProcesses:
         )
         for rank in placement.ranks:
             place = rank_environment(rank, placement, port, needs_group=self._needs_group)
-            self._processes[rank] = self._spawn(rank, {**shared, **place})
+            memory = self._memory.environment(rank) if self._memory is not None else {}
+            self._processes[rank] = self._spawn(rank, {**shared, **place, **memory})
 
     def terminate(self) -> None:
         """Pass SIGTERM on, once: the ranks finish their step and save. Safe to call from a signal handler."""
@@ -151,10 +155,15 @@ class RankProcesses:
             printer.join(timeout=5)
 
     def _spawn(self, rank: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        inherited = self._memory.descriptors if self._memory is not None else ()
         if self._placement.ranks_per_node == 1:
-            return subprocess.Popen(self._arguments, env=environment)
+            return subprocess.Popen(self._arguments, env=environment, pass_fds=inherited)
         process = subprocess.Popen(
-            self._arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            self._arguments,
+            env=environment,
+            pass_fds=inherited,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         assert process.stdout is not None
         printer = threading.Thread(target=_print_prefixed, args=(process.stdout, rank), daemon=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
@@ -139,6 +141,23 @@ class RunFile(ApiModel):
     settings: RunSettings | None = Field(
         default=None, description="None in the file of a release that did not record them."
     )
+
+
+def config_digest_of(run_file: RunFile) -> str:
+    """SHA-256 over what a checkpoint's state means: base model, data, method, optimizer, seed, batch size.
+
+    How long the run is and how fast it learns are left out: a run may go on for longer, or more slowly.
+    """
+    settings = run_file.settings.model_dump(mode="json") if run_file.settings else None
+    adapter = run_file.adapter.digest if run_file.adapter else None
+    meaning = [
+        run_file.model.digest,
+        run_file.dataset.digest,
+        adapter,
+        run_file.method.target_modules,
+        settings,
+    ]
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
 def save_run_file(store: ObjectStore, layout: RunLayout, run_file: RunFile) -> None:

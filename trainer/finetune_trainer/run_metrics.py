@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune_api.layout import RunLayout
-from finetune_trainer.checkpoints import ensure_not_superseded
+from finetune_trainer.claims import ensure_not_superseded
 from finetune_trainer.errors import StorageUnavailable
 from finetune_trainer.storage import ObjectStore
 
+# In a checkpoint, and in the pod's working folder.
+METRICS_NAME = "metrics.jsonl"
 _ATTEMPTS = 5
 
 

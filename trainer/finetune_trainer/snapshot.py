@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -16,17 +16,18 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from pydantic import Field, JsonValue, ValidationError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from finetune_api.base import ApiModel
 from finetune_trainer.adapters import SAFETENSORS_METADATA
+from finetune_trainer.checkpoint_files import RANDOM, rank_file_name
 from finetune_trainer.early_stopping import EarlyStoppingState
 from finetune_trainer.engines import Engine
 from finetune_trainer.engines.engine import LossScale
 from finetune_trainer.errors import UserError
 from finetune_trainer.gang import Gang
-from finetune_trainer.state_files import restore_moments, restore_parameters
+from finetune_trainer.state_files import SavedState
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +91,8 @@ def load_snapshot(directory: Path) -> TrainerSnapshot:
 
 def restore_training(directory: Path, snapshot: TrainerSnapshot, live: LiveState) -> None:
     """Put parameters, moments, step counts, loss scaling and the schedule back. Every rank calls this."""
-    state = live.engine.state
-    if state.is_collective:
-        restore_parameters(directory, state)
-    restore_moments(directory, state)
+    with SavedState(directory) as saved:
+        live.engine.state.load(saved)
     live.engine.set_loss_scale(snapshot.loss_scale)
     _restore_schedule(snapshot, live)
 
@@ -122,8 +121,8 @@ def _restore_schedule(snapshot: TrainerSnapshot, live: LiveState) -> None:
 # --- random numbers --------------------------------------------------------------------------------------------
 
 
-def encode_random_state(gang: Gang) -> bytes:
-    """This rank's random number generators as the bytes of their file: rank 0 writes those of all pods."""
+def save_random_state(directory: Path, gang: Gang) -> None:
+    """Write this rank's random number generators."""
     tensors = {"torch": torch.get_rng_state()}
     if gang.device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(gang.device)
@@ -132,14 +131,7 @@ def encode_random_state(gang: Gang) -> bytes:
     assert gauss is None, "nothing in this program draws Gaussian numbers from the random module"
     _, numpy_words, position, *_ = cast(tuple[str, NumpyWords, int, int, float], np.random.get_state())
     tensors["numpy"] = torch.from_numpy(np.append(numpy_words.astype(np.int64), position))
-    encoded: bytes = save(tensors, metadata=SAFETENSORS_METADATA)
-    return encoded
-
-
-def save_random_states(directory: Path, states: Sequence[bytes]) -> None:
-    """Write the generators of all ranks, in their order."""
-    for rank, state in enumerate(states):
-        _random_state_path(directory, rank).write_bytes(state)
+    save_file(tensors, _random_state_path(directory, gang.rank), metadata=SAFETENSORS_METADATA)
 
 
 def restore_random_state(directory: Path, gang: Gang, snapshot: TrainerSnapshot) -> bool:
@@ -157,7 +149,7 @@ def restore_random_state(directory: Path, gang: Gang, snapshot: TrainerSnapshot)
 
 
 def _random_state_path(directory: Path, rank: int) -> Path:
-    return directory / f"random-{rank:05d}.safetensors"
+    return directory / rank_file_name(RANDOM, rank)
 
 
 def _plain_state(state: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -4,41 +4,105 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from finetune_api.job_file import JobFile
+from finetune_api.layout import RunLayout
 from finetune_api.progress import CheckpointReport
-from finetune_trainer.checkpoints import CheckpointManifest, CheckpointSearch, restore_newest_checkpoint
+from finetune_trainer.checkpoint_files import decide_needed
+from finetune_trainer.checkpoints import (
+    CheckpointManifest,
+    CheckpointSearch,
+    Place,
+    place_of,
+    restore_newest_checkpoint,
+)
+from finetune_trainer.claims import note_start
 from finetune_trainer.earlier_run import layout_of_run, no_checkpoint_error
+from finetune_trainer.errors import UserError
+from finetune_trainer.run_file import RunFile, config_digest_of
 from finetune_trainer.storage import ObjectStore
-from finetune_trainer.work_directory import WorkDirectory
+from finetune_trainer.work_directory import StartingPoint, WorkDirectory
 
 logger = logging.getLogger(__name__)
 
 
 def restore_starting_point(
-    job: JobFile, work: WorkDirectory, store: ObjectStore
-) -> CheckpointManifest | None:
-    """Bring the checkpoint to go on from onto the disk, and with it the metrics up to its step. None: from step 0.
+    job: JobFile,
+    work: WorkDirectory,
+    store: ObjectStore,
+    run_file: RunFile,
+    incarnation: int,
+    *,
+    ranks: Collection[int],
+    world_size: int,
+    unusable: Mapping[Place, str] = MappingProxyType({}),
+) -> StartingPoint:
+    """Bring the checkpoint to go on from onto the disk, and with it the metrics up to its step.
 
-    Raises UserError where the checkpoint of resumeFrom.run is gone: such a run never begins at step 0.
+    Raises UserError where the checkpoint of resumeFrom.run is gone: such a run never begins at step 0; and where the
+    run's own is that of another training, because its data or its model have been replaced.
+
+    `ranks` of the pod, of `world_size`: their shares are fetched, where they go on as they were.
+    `unusable`: checkpoints that have proved so, and why.
     """
-    search = restore_newest_checkpoint(store, job.layout, work.resume)
+
+    def restore(layout: RunLayout) -> CheckpointSearch:
+        return restore_newest_checkpoint(
+            store,
+            layout,
+            work.resume,
+            wanted=lambda manifest: decide_needed(
+                (manifest.world_size, manifest.split), ranks, world_size, manifest.split
+            ),
+            unusable=unusable,
+        )
+
+    search = restore(job.layout)
+    if search.manifest is not None:
+        refuse_other_training(search.manifest, run_file)
     earlier = job.spec.resume_from
     if search.manifest is None and earlier is not None:
         _log_passed_over(search)
-        search = restore_newest_checkpoint(store, layout_of_run(job.layout, earlier.run), work.resume)
+        search = restore(layout_of_run(job.layout, earlier.run))
         if search.manifest is None:
             raise no_checkpoint_error(layout_of_run(job.layout, earlier.run), search)
     _lay_out_metrics(work, search.manifest)
     _log_choice(job, search)
-    return search.manifest
+    note_start(store, job.layout, incarnation, own_step(job, search.manifest))
+    return StartingPoint(incarnation=incarnation, checkpoint=search.manifest, passed_over=search.passed_over)
+
+
+def own_step(job: JobFile, manifest: CheckpointManifest | None) -> int:
+    """The step of this run's own checkpoints that is gone on from: what an earlier run saved is not among them."""
+    return manifest.step if manifest is not None and manifest.run == job.layout.run_id else 0
+
+
+def refuse_other_training(manifest: CheckpointManifest, run_file: RunFile) -> None:
+    """Raise UserError that says what has been replaced since the checkpoint was taken."""
+    pairs = {
+        "base model": (manifest.model_digest, run_file.model.digest),
+        "data (rows, tokenizer, dataset settings)": (manifest.dataset_digest, run_file.dataset.digest),
+        "method, optimizer, seed and batch size": (manifest.config_digest, config_digest_of(run_file)),
+    }
+    for what, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise UserError(
+                f"The checkpoint of step {manifest.step} belongs to another training: its {what} have digest "
+                f"{theirs[:12]}, this run's {ours[:12]}. Put back what was replaced, or delete and re-apply the "
+                "FineTuneJob to start a new run."
+            )
 
 
 def checkpoint_report(job: JobFile, manifest: CheckpointManifest) -> CheckpointReport:
     """A checkpoint as progress reports name it."""
     layout = layout_of_run(job.layout, manifest.run)
     return CheckpointReport(
-        step=manifest.step, uri=layout.checkpoint_uri(manifest.step), time=manifest.created
+        step=manifest.step,
+        uri=place_of(layout, manifest).uri,
+        time=manifest.created,
+        size_bytes=manifest.size_bytes,
     )
 
 

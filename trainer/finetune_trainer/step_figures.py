@@ -4,6 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Saving(IntEnum):
+    """Whether a checkpoint is on its way to the store."""
+
+    NONE = 0
+    MOVING = 1
+    # On its way, but the store does not answer.
+    STUCK = 2
+
+
+@dataclass(frozen=True)
+class StepSignals:
+    """What a rank tells the others with each step's loss. `save_requested` and `saving` are rank 0's to say."""
+
+    stop_requested: bool = False
+    save_requested: bool = False
+    saving: Saving = Saving.NONE
+    save_failed: bool = False
+
+    def as_numbers(self) -> tuple[float, ...]:
+        """To be added up over ranks."""
+        return (
+            float(self.stop_requested),
+            float(self.save_requested),
+            float(self.saving),
+            float(self.save_failed),
+        )
 
 
 @dataclass(frozen=True)
@@ -19,7 +48,11 @@ class StepFigures:
     learned_tokens: int
     seconds: float
     stop_requested: bool
-    save_requested: bool
+    # By rank 0's word: everyMinutes have passed; what becomes of the newest checkpoint.
+    save_requested: bool = False
+    saving: Saving = Saving.NONE
+    # An uploader has given up.
+    save_failed: bool = False
     loss_by_source: Mapping[str, float] = field(default_factory=dict)
     """Of each training source, where there are several and the step has rows of it."""
 

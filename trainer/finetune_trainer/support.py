@@ -128,9 +128,6 @@ _PARALLELISM = (
     Limit("parallelism.strategy", "set DDP", done=tuple(Strategy)),
     Limit("parallelism.offload", "set None", done=tuple(Offload)),
 )
-_CHECKPOINTS = (
-    Limit("checkpoints.keepBest", f"{_REMOVE}; checkpoints.keepLast says how many are kept", done=(0, 1)),
-)
 _EVALUATION = (
     Limit("evaluation.metrics", _REMOVE),
     Limit("evaluation.minimum", _REMOVE),
@@ -158,7 +155,6 @@ LIMITS: tuple[Limit, ...] = (
     *_METHOD,
     *_TRAINING,
     *_PARALLELISM,
-    *_CHECKPOINTS,
     *_EVALUATION,
     *_OUTPUT,
     *_TRACKING,

@@ -117,20 +117,36 @@ def plan_shards(plans: list[TensorPlan], max_shard_bytes: int) -> list[list[Tens
     return shards
 
 
+class TensorFilePlan:
+    """One safetensors file before it is written. Source of the format: safetensors, README "Format"."""
+
+    def __init__(self, plans: Iterable[TensorPlan]) -> None:
+        # As the reference writer has it: widest type first keeps each one aligned.
+        self.plans = sorted(plans, key=lambda plan: (-plan.dtype.itemsize, plan.name))
+        self.header = _header(self.plans)
+
+    @property
+    def size_bytes(self) -> int:
+        """The whole file's size."""
+        return len(self.header) + sum(plan.size_bytes for plan in self.plans)
+
+    def offsets(self) -> Iterator[tuple[TensorPlan, int]]:
+        """Each tensor and the byte of the file that it begins at."""
+        position = len(self.header)
+        for plan in self.plans:
+            yield plan, position
+            position += plan.size_bytes
+
+
 def write_tensors(path: Path, plans: list[TensorPlan], make: Callable[[str], torch.Tensor]) -> None:
-    """Write one safetensors file. Source of the format: safetensors, README "Format"."""
-    ordered = in_file_order(plans)
+    """Write one safetensors file."""
+    layout = TensorFilePlan(plans)
     with path.open("wb") as file:
-        file.write(_header(ordered))
-        for plan in ordered:
+        file.write(layout.header)
+        for plan in layout.plans:
             tensor = make(plan.name)
             assert (tensor.dtype, tuple(tensor.shape)) == (plan.dtype, plan.shape), plan.name
             file.write(tensor_bytes(tensor).numpy().data)
-
-
-def in_file_order(plans: Iterable[TensorPlan]) -> list[TensorPlan]:
-    """The order of tensors in a file: as the reference writer has it, widest type first keeps each one aligned."""
-    return sorted(plans, key=lambda plan: (-plan.dtype.itemsize, plan.name))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +12,15 @@ import torch
 
 from finetune_api.job_file import JobFile
 from finetune_trainer.callbacks.tracking import TrackingCallback
+from finetune_trainer.errors import StageError
 from finetune_trainer.event_files import publish_event_files
 from finetune_trainer.step_figures import StepMeter
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.tracked_settings import Setting, describe_settings
 from finetune_trainer.trackers import EventFolder, TrackedRun, decide_event_folders, decide_trackers
 from finetune_trainer.work_directory import WorkDirectory
+
+logger = logging.getLogger(__name__)
 
 # A tracker's files are not worth waiting for.
 _UPLOAD_ATTEMPTS = 2
@@ -62,5 +67,20 @@ def open_tracking(
 
 
 def after_commit(tracking: RunTracking | None) -> Callable[[object], None]:
-    """What follows a committed checkpoint."""
-    return lambda _: tracking.publish() if tracking is not None else None
+    """What follows a committed checkpoint: beside training, which waits for no tracker's store."""
+    running: list[threading.Thread] = []
+
+    def publish() -> None:
+        try:
+            if tracking is not None:
+                tracking.publish()
+        except StageError as error:
+            logger.warning("the trackers' files were not published: %s", error.message)
+
+    def start(_: object) -> None:
+        if tracking is None or (running and running[0].is_alive()):
+            return
+        running[:] = [threading.Thread(target=publish, name="tracking", daemon=True)]
+        running[0].start()
+
+    return start

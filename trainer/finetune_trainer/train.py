@@ -55,6 +55,7 @@ def load_model(attempt: Attempt) -> TunedModel:
             earlier_adapter=work.earlier_adapter if facts.adapter is not None else None,
             checkpoint=work.resume if attempt.snapshot is not None else None,
             is_memory_tight=attempt.is_memory_tight,
+            is_finished=attempt.snapshot is not None and attempt.snapshot.step >= facts.total_steps,
         )
     )
     trained, total = tuned.count_parameters()

@@ -1,7 +1,11 @@
-"""The result of training in the store: what train commits at its very end, and export reads. Torch-free."""
+"""The result of training in the store: what train commits at its very end, and export reads. Torch-free.
+
+As a checkpoint it stands in a folder of the incarnation that wrote it: trained/00003/, its manifest last.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.layout import CHECKPOINT_MANIFEST_NAME, ArtifactManifest, RunLayout
@@ -13,7 +17,7 @@ from finetune_trainer.artifacts import (
     load_manifest,
     upload_folder,
 )
-from finetune_trainer.checkpoints import ensure_not_superseded
+from finetune_trainer.claims import Claims, ensure_not_superseded, load_claims
 from finetune_trainer.errors import UserError
 from finetune_trainer.storage import ObjectStore
 
@@ -21,34 +25,82 @@ _KIND = "trained"
 _FACTS_NAME = "training.json"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A committed result."""
+
+    uri: str
+    manifest: ArtifactManifest
+    facts: TrainedFacts
+
+
 def commit_trained(
     store: ObjectStore, layout: RunLayout, directory: Path, facts: TrainedFacts, incarnation: int
 ) -> None:
     """Upload the adapter in `directory` and declare training done. Raises Superseded if the run has a newer writer."""
     (directory / _FACTS_NAME).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    manifest = describe_folder(directory, kind=_KIND)
+    manifest, uri = describe_folder(directory, kind=_KIND), f"{layout.trained_uri}/{incarnation:05d}"
     ensure_not_superseded(store, layout, incarnation)
-    upload_folder(store, layout.trained_uri, directory)
-    store.write_bytes(f"{layout.trained_uri}/{CHECKPOINT_MANIFEST_NAME}", encode_manifest(manifest))
+    _remove_left_over(store, layout, incarnation)
+    upload_folder(store, uri, directory)
+    ensure_not_superseded(store, layout, incarnation)
+    store.write_bytes(f"{uri}/{CHECKPOINT_MANIFEST_NAME}", encode_manifest(manifest))
+
+
+def _remove_left_over(store: ObjectStore, layout: RunLayout, incarnation: int) -> None:
+    """Remove what earlier incarnations began: had one of them ended the run, this one would not have trained."""
+
+    def is_earlier(name: str) -> bool:
+        number = name.partition("/")[0]
+        return number.isdecimal() and int(number) < incarnation
+
+    names = [info.name for info in store.list_objects(layout.trained_uri) if is_earlier(info.name)]
+    # Manifests first: half-removed must mean uncommitted.
+    names.sort(key=lambda name: not name.endswith(f"/{CHECKPOINT_MANIFEST_NAME}"))
+    store.delete([f"{layout.trained_uri}/{name}" for name in names])
+    store.abort_uploads(layout.trained_uri, which=is_earlier)
+
+
+def find_trained(store: ObjectStore, layout: RunLayout) -> Trained | None:
+    """The newest committed result; None while training has not ended."""
+    names = [info.name.partition("/") for info in store.list_objects(layout.trained_uri)]
+    numbers = {
+        int(number) for number, _, name in names if number.isdecimal() and name == CHECKPOINT_MANIFEST_NAME
+    }
+    claims = load_claims(store, layout) if numbers else None
+    for number in sorted(numbers, reverse=True):
+        assert claims is not None, "read where there are numbers"
+        if (found := _load(store, f"{layout.trained_uri}/{number:05d}", number, claims)) is not None:
+            return found
+    return None
 
 
 def load_trained_facts(store: ObjectStore, layout: RunLayout) -> TrainedFacts | None:
     """Where training ended; None while it has not."""
-    if _manifest(store, layout) is None:
-        return None
-    return TrainedFacts.model_validate_json(store.read_bytes(f"{layout.trained_uri}/{_FACTS_NAME}"))
+    found = find_trained(store, layout)
+    return None if found is None else found.facts
 
 
 def download_trained(store: ObjectStore, layout: RunLayout, directory: Path) -> None:
     """Download the trained adapter, verified."""
-    manifest = _manifest(store, layout)
-    if manifest is None:
+    found = find_trained(store, layout)
+    if found is None:
         raise UserError(
             f"{layout.trained_uri} has no {CHECKPOINT_MANIFEST_NAME}: training has not finished. "
             "Delete and re-apply the FineTuneJob."
         )
-    download_artifact(store, layout.trained_uri, manifest, directory)
+    download_artifact(store, found.uri, found.manifest, directory)
 
 
-def _manifest(store: ObjectStore, layout: RunLayout) -> ArtifactManifest | None:
-    return load_manifest(store, layout.trained_uri, CHECKPOINT_MANIFEST_NAME)
+def _load(store: ObjectStore, uri: str, incarnation: int, claims: Claims) -> Trained | None:
+    manifest = load_manifest(store, uri, CHECKPOINT_MANIFEST_NAME)
+    if manifest is None:
+        return None
+    facts = TrainedFacts.model_validate_json(store.read_bytes(f"{uri}/{_FACTS_NAME}"))
+    # As with checkpoints: what was committed after a newer incarnation had gone on from an earlier step does not count.
+    successor_start = claims.successor_start(incarnation)
+    return (
+        None
+        if successor_start is not None and successor_start < facts.step
+        else Trained(uri, manifest, facts)
+    )

@@ -34,7 +34,7 @@ from finetune_trainer.gang import Gang
 from finetune_trainer.losses import LossOutput
 from finetune_trainer.model import ComputePrecision
 from finetune_trainer.schedules import SchedulePlan
-from finetune_trainer.step_figures import StepFigures, StepMeter, loss_by_source
+from finetune_trainer.step_figures import Saving, StepFigures, StepMeter, StepSignals, loss_by_source
 
 _OPTIMIZERS = {
     Optimizer.ADAM_W: "adamw_torch_fused",
@@ -111,10 +111,12 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         *,
         source_names: Sequence[str] = (),
         penalty: Penalty | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
-        should_save: Callable[[], bool] = lambda: False,
+        signals: Callable[[], StepSignals] = StepSignals,
     ) -> None:
-        """`penalty` is added to each step's loss, and shown in no figure. `build_engine` is given the accelerator."""
+        """`penalty` is added to each step's loss, and shown in no figure. `build_engine` is given the accelerator.
+
+        `signals`: what this rank has to tell the others, asked for once a step.
+        """
         super().__init__(model=model, args=args)
         self.remove_callback(PrinterCallback)
         self.add_callback(_FinishStep(self))
@@ -124,8 +126,7 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         self._meter = meter
         self._source_names = source_names
         self._penalty = penalty
-        self._should_stop = should_stop
-        self._should_save = should_save
+        self._signals = signals
         self._began = time.monotonic()
         self._overflows = 0
 
@@ -205,8 +206,8 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
         return self._note(inputs, tally, learned_tokens)
 
     def _note(self, inputs: StepBatch, tally: _Tally, learned_tokens: int) -> torch.Tensor:
-        total, stop, save, *by_source = self._gang.total(
-            *tally.summed(), float(self._should_stop()), float(self._should_save()), *tally.by_source()
+        total, stop, save, saving, save_failed, *by_source = self._gang.total(
+            *tally.summed(), *self._signals().as_numbers(), *tally.by_source()
         )
         step, loss = self.state.global_step + 1, total / learned_tokens
         _ensure_finite("loss", loss, step)
@@ -221,6 +222,8 @@ class FineTuneTrainer(Trainer):  # type: ignore[misc] # transformers is not type
             seconds=math.nan,
             stop_requested=stop > 0,
             save_requested=save > 0,
+            saving=Saving(int(saving)),
+            save_failed=save_failed > 0,
             loss_by_source=loss_by_source(self._source_names, by_source),
         )
         return torch.tensor(loss, device=self.args.device)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import version
 
 from transformers import TrainerCallback
 
+from finetune_api import names
 from finetune_api.progress import CheckpointReport, EffectiveReport
 from finetune_api.spec import Checkpoints, Task
 from finetune_api.termination import TrainedFacts
 from finetune_trainer.attempt import Attempt
 from finetune_trainer.callbacks.adalora import AdaLoRACallback
-from finetune_trainer.callbacks.checkpointing import (
-    CheckpointCallback,
-    CheckpointSink,
-    ResumeCallback,
-    RunIdentity,
-    on_local_disk,
-)
+from finetune_trainer.callbacks.checkpointing import CheckpointCallback, ResumeCallback
 from finetune_trainer.callbacks.evaluation import EvaluationCallback
 from finetune_trainer.callbacks.heartbeat import HeartbeatCallback
 from finetune_trainer.callbacks.metrics import MetricsCallback
 from finetune_trainer.callbacks.preemption import PreemptionCallback
 from finetune_trainer.callbacks.progress import ProgressCallback
+from finetune_trainer.checkpoint_saver import CheckpointSaver, RunIdentity, on_local_disk
 from finetune_trainer.checkpoint_schedule import CheckpointSchedule
 from finetune_trainer.data.prepared import PreparedRows, split_file_name
 from finetune_trainer.data.rows import Split
@@ -37,10 +35,12 @@ from finetune_trainer.heartbeat import Phase
 from finetune_trainer.measuring import lay_out_evaluation, measure
 from finetune_trainer.memory_errors import naming_micro_batch
 from finetune_trainer.progress_reporter import ProgressEndpoint, ProgressReporter
+from finetune_trainer.run_file import config_digest_of
 from finetune_trainer.run_metrics import publish_metrics
+from finetune_trainer.saving_outlook import SavingOutlook
 from finetune_trainer.schedules import plan_schedule
 from finetune_trainer.snapshot import LiveState
-from finetune_trainer.step_figures import EvaluationFigures, StepMeter, name_sources
+from finetune_trainer.step_figures import EvaluationFigures, StepMeter, StepSignals, name_sources
 from finetune_trainer.stop_request import StopRequest
 from finetune_trainer.tracking import RunTracking, after_commit, open_tracking
 from finetune_trainer.trained import commit_trained
@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 # How far ahead the effective gradient accumulation is looked up for the report.
 _STEPS_LOOKED_AT = 100
+# Whose releases a checkpoint names: another one may compute other last digits.
+_COMPUTING_PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 class NewestCheckpoint:
@@ -78,6 +80,8 @@ class TrainingRun:
         self._checkpoints = NewestCheckpoint(attempt.resumed_from)
         self._schedule = CheckpointSchedule(attempt.job.spec.checkpoints)
         self._rule = early_stopping_rule(attempt)
+        self._identity = identify(attempt)
+        self._saver = self._build_saver()
         self._stop: StopRequest | None = None
         self._tracking = self._open_tracking()
         endpoint = ProgressEndpoint.from_environment() if attempt.gang.is_leader else None
@@ -172,8 +176,34 @@ class TrainingRun:
             ),
             source_names=name_sources([source.source or "inline" for source in spec.dataset.train]),
             penalty=allocation.penalty if allocation is not None else None,
-            should_stop=lambda: self._stop is not None and self._stop.is_made(),
-            should_save=lambda: attempt.gang.is_leader and self._schedule.has_waited_long(),
+            signals=self._signals,
+        )
+
+    def _signals(self) -> StepSignals:
+        told_to_go = self._stop is not None and self._stop.is_made()
+        if not self._attempt.gang.is_leader:
+            return StepSignals(stop_requested=told_to_go, save_failed=self._saver.has_failed())
+        return StepSignals(
+            stop_requested=told_to_go,
+            save_requested=self._schedule.has_waited_long(),
+            saving=self._saver.saving(),
+            save_failed=self._saver.has_failed(),
+        )
+
+    def _build_saver(self) -> CheckpointSaver:
+        attempt, gang = self._attempt, self._attempt.gang
+        ranks_per_node = gang.world_size // attempt.job.spec.parallelism.nodes
+        return CheckpointSaver(
+            gang,
+            attempt.work,
+            attempt.heart,
+            self._tuned,
+            self._live_state,
+            rule=self._rule,
+            identity=self._identity,
+            settings=attempt.job.spec.checkpoints,
+            nodes=attempt.job.spec.parallelism.nodes,
+            node=gang.rank // ranks_per_node,
         )
 
     def _build_callbacks(self) -> Sequence[TrainerCallback]:
@@ -203,25 +233,17 @@ class TrainingRun:
         return [*callbacks, HeartbeatCallback(attempt.heart)]
 
     def _checkpoint_callback(self) -> CheckpointCallback:
-        attempt, job, facts = self._attempt, self._attempt.job, self._attempt.run_file
-        identity = RunIdentity(
-            attempt=job.attempt,
-            incarnation=attempt.start.incarnation,
-            model_digest=facts.model.digest,
-            dataset_digest=facts.dataset.digest,
-        )
+        attempt = self._attempt
         self._checkpoints.listeners.append(after_commit(self._tracking))
         return CheckpointCallback(
-            CheckpointSink(attempt.store, job.layout, identity, job.spec.checkpoints.keep_last),
-            attempt.gang,
+            self._saver,
+            self._schedule,
             self._meter,
             attempt.heart,
-            self._tuned,
-            self._live_state,
+            world_size=attempt.gang.world_size,
+            split=attempt.plan.split,
+            identity=self._identity,
             rule=self._rule,
-            schedule=self._schedule,
-            directory=attempt.work.checkpoint,
-            metrics=attempt.work.metrics,
             on_commit=self._checkpoints.note,
         )
 
@@ -251,6 +273,14 @@ class TrainingRun:
             effective=effective_settings(self._attempt, self._batches),
             logging_steps=self._attempt.job.spec.training.logging_steps,
             resumed_from=self._checkpoints.report,
+            outlook=SavingOutlook(
+                self._attempt.job.spec.checkpoints,
+                self._schedule,
+                self._saver.report,
+                resumed_from=self._checkpoints.report,
+                passed_over=self._attempt.start.passed_over,
+                grace_seconds=grace_seconds(),
+            ),
         )
         self._checkpoints.listeners.append(progress.note_checkpoint)
         return progress
@@ -269,6 +299,25 @@ class TrainingRun:
             first_step=self._batches.first_step,
             resolved=effective.model_dump(by_alias=True) if effective is not None else {},
         )
+
+
+def grace_seconds() -> float | None:
+    """What the pod has from SIGTERM on; None where it was not told."""
+    grace = os.environ.get(names.ENV_GRACE_SECONDS, "")
+    return float(grace) if grace.isdecimal() else None
+
+
+def identify(attempt: Attempt) -> RunIdentity:
+    """What this attempt's checkpoints say of the run."""
+    facts = attempt.run_file
+    return RunIdentity(
+        attempt=attempt.job.attempt,
+        incarnation=attempt.start.incarnation,
+        model_digest=facts.model.digest,
+        dataset_digest=facts.dataset.digest,
+        config_digest=config_digest_of(facts),
+        versions={package: version(package) for package in _COMPUTING_PACKAGES},
+    )
 
 
 def early_stopping_rule(attempt: Attempt) -> EarlyStoppingRule | None:

@@ -13,7 +13,6 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
-from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from finetune_api.spec import LoRAVariant, Method, MethodType
@@ -28,7 +27,7 @@ from finetune_trainer.adapters import (
 from finetune_trainer.engines import StateTensors
 from finetune_trainer.pissa import as_plain_lora, resume_pissa, save_initial, start_pissa
 from finetune_trainer.rank_allocation import RankAllocation
-from finetune_trainer.state_files import PARAMETERS_NAME, write_together
+from finetune_trainer.state_files import SavedState, write_together
 from finetune_trainer.tensor_files import WEIGHTS_NAME, TensorPlan
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,13 @@ class TunedModel:
         directory.mkdir(parents=True, exist_ok=True)
         if not isinstance(self.model, PeftModel):
             plans = [TensorPlan(name, torch.float32, tuple(state.shape(name))) for name in state.names]
-            write_together(directory / WEIGHTS_NAME, plans, state.parameter, state, is_leader=is_leader)
+            write_together(
+                directory / WEIGHTS_NAME,
+                plans,
+                state.parameter,
+                is_collective=state.is_collective,
+                is_leader=is_leader,
+            )
             return
         if not (state.is_collective or is_leader):
             return
@@ -81,8 +86,12 @@ def tune(
     model_source: str,
     earlier_adapter: Path | None,
     checkpoint: Path | None,
+    with_values: bool = True,
 ) -> TunedModel:
-    """Add what the method trains, and restore it from a checkpoint where there is one."""
+    """Add what the method trains, and restore it from a checkpoint where there is one.
+
+    Without `with_values` the trained values are left to the engine: of a model that is split up, no rank reads all.
+    """
     if config is None:
         tuned = TunedModel(base)
     elif method.type is MethodType.LORA and method.lora.variant is LoRAVariant.PISSA:
@@ -94,7 +103,7 @@ def tune(
     else:
         tuned = _with_adapter(base, method, config, model_source)
     if checkpoint is not None:
-        _restore(tuned, checkpoint)
+        _restore(tuned, checkpoint, with_values=with_values)
     elif earlier_adapter is not None:
         assert isinstance(tuned.model, PeftModel), "Full has no adapterSource"
         load_adapter(tuned.model, earlier_adapter)
@@ -108,16 +117,16 @@ def _with_adapter(base: PreTrainedModel, method: Method, config: PeftConfig, mod
     return TunedModel(model)
 
 
-def _restore(tuned: TunedModel, checkpoint: Path) -> None:
+def _restore(tuned: TunedModel, checkpoint: Path, *, with_values: bool) -> None:
     expected = {name: each for name, each in tuned.model.named_parameters() if each.requires_grad}
-    with safe_open(checkpoint / PARAMETERS_NAME, framework="pt") as saved, torch.no_grad():
-        assert set(saved.keys()) == set(expected), "a checkpoint of this run has this run's parameters"
-        for name, parameter in expected.items():
-            value = saved.get_tensor(name)
-            if parameter.dtype is torch.float32:
-                parameter.copy_(value)
-            else:
-                # Of a model that is to be split up: each rank takes its part from the mapped file.
-                parameter.data = value
+    with SavedState(checkpoint) as saved, torch.no_grad():
+        if with_values:
+            assert set(saved.names) == set(expected), "a checkpoint of this run has this run's parameters"
+            for name, parameter in expected.items():
+                value = saved.whole(name, parameter.shape)
+                if parameter.dtype is torch.float32:
+                    parameter.copy_(value)
+                else:
+                    parameter.data = value
     if tuned.allocation is not None:
         tuned.allocation.restore(checkpoint)

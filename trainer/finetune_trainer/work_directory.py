@@ -14,6 +14,8 @@ from finetune_api.base import ApiModel
 from finetune_api.termination import TrainedFacts
 from finetune_trainer.checkpoints import CheckpointManifest
 from finetune_trainer.run_file import RunFile
+from finetune_trainer.run_metrics import METRICS_NAME
+from finetune_trainer.spool import Spool
 
 _POLL_SECONDS = 0.02
 
@@ -23,6 +25,8 @@ class StartingPoint(ApiModel):
 
     incarnation: int
     checkpoint: CheckpointManifest | None
+    # Why newer checkpoints were not taken, a sentence each.
+    passed_over: tuple[str, ...] = ()
 
 
 class HandOver(ApiModel):
@@ -83,9 +87,14 @@ class WorkDirectory:
         return self.root / "resume"
 
     @property
-    def checkpoint(self) -> Path:
-        """The checkpoint that is being written."""
-        return self.root / "checkpoint"
+    def spool(self) -> Spool:
+        """Where ranks and uploader meet."""
+        return Spool(self._spool)
+
+    @property
+    def snapshots(self) -> Path:
+        """One folder a step: the small files of the checkpoint that is being taken."""
+        return self.root / "snapshots"
 
     @property
     def trained(self) -> Path:
@@ -95,7 +104,7 @@ class WorkDirectory:
     @property
     def metrics(self) -> Path:
         """One line an optimizer step."""
-        return self.root / "metrics.jsonl"
+        return self.root / METRICS_NAME
 
     def rank_result(self, rank: int) -> Path:
         """A rank's file for the launcher."""
@@ -108,8 +117,9 @@ class WorkDirectory:
     def clear_messages(self) -> None:
         """Forget what an earlier container of this pod left for launcher and ranks."""
         self._hand_over.unlink(missing_ok=True)
-        shutil.rmtree(self._results, ignore_errors=True)
-        self._results.mkdir(parents=True)
+        for folder in (self._results, self._spool, self.snapshots):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
 
     def write_hand_over(self, hand_over: HandOver) -> None:
         """Tell the ranks that everything is there; the file appears complete."""
@@ -126,6 +136,10 @@ class WorkDirectory:
     @property
     def _hand_over(self) -> Path:
         return self.root / "attempt.json"
+
+    @property
+    def _spool(self) -> Path:
+        return self.root / "spool"
 
     @property
     def _results(self) -> Path:

@@ -38,7 +38,7 @@ from finetune_api.spec.references import (
 )
 from finetune_api.spec.resources import Resources, StageResources, Toleration
 from finetune_api.spec.resume_from import ResumeFrom
-from finetune_api.spec.store import Addressing, Checksums, Store
+from finetune_api.spec.store import Addressing, Checksums, OutputStore, Store
 from finetune_api.spec.task import Task
 from finetune_api.spec.tracking import MLflow, SwanLab, SwanLabMode, TensorBoard, Tracking, WandB
 from finetune_api.spec.training import (
@@ -100,6 +100,7 @@ __all__ = [
     "OnOutOfMemory",
     "Optimizer",
     "Output",
+    "OutputStore",
     "Overlong",
     "Parallelism",
     "Precision",

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import MESSAGE_KEY, S3_URI_PATTERN, UNWRITTEN, ApiModel, CelRule
-from finetune_api.spec.store import Store
+from finetune_api.spec.store import OutputStore
 
 
 class MergedPrecision(StrEnum):
@@ -99,8 +99,8 @@ class Output(ApiModel):
         description="cacheURI is the prefix, s3://bucket/prefix in the same store, where prepared data and fetched models are shared by jobs. "
         "Default: .cache/ below uri. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
-    store: Store = Field(
-        default=Store(),
+    store: OutputStore = Field(
+        default=OutputStore(),
         description="store of uri, and of every s3:// source that names no other. Can be changed while the job is Pending, Queued, Suspended or Failed.",
     )
     export: Export = Field(

@@ -71,3 +71,19 @@ class Store(ApiModel):
         default=None,
         description="credentialsSecretRef names the Secret with the access keys. Without it, the pod's workload identity is used.",
     )
+
+
+class OutputStore(Store):
+    """A store that is written to."""
+
+    encryption: (
+        Annotated[str, StringConstraints(pattern=r"^(AES256|KMS(:[A-Za-z0-9:/_.-]+)?)$", max_length=512)]
+        | None
+    ) = Field(
+        default=None,
+        json_schema_extra={
+            MESSAGE_KEY: "store.encryption must be AES256, KMS or KMS:<key>, such as KMS:alias/models"
+        },
+        description="encryption asks the store to encrypt what is written: AES256 by a key of its own, KMS or KMS:<key> by one of its "
+        "key management service. Default: as the bucket is set up.",
+    )

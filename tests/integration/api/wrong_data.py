@@ -173,6 +173,11 @@ WRONG_STORES: list[tuple[str, dict[str, Any], str]] = [
         {"output__store": {"endpoint": "http://s3.example.com", "caBundleRef": {"name": "ca"}}},
         "store.caBundleRef is for a store.endpoint that begins with https://",
     ),
+    (
+        "an unknown encryption",
+        {"output__store__encryption": "GPG"},
+        "store.encryption must be AES256, KMS or KMS:<key>",
+    ),
 ]
 
 WRONG_DATA: list[tuple[str, dict[str, Any], str]] = [

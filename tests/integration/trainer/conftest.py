@@ -19,6 +19,7 @@ from tests.builders.packages import kept_packages
 from tests.builders.tiny_models import write_model
 from tests.builders.training_runs import BUCKET, make_messages
 from tests.integration.trainer.workbench import ROWS, Workbench
+from tests.stand_ins.s3_proxy import S3Proxy
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,19 @@ def store_settings(s3_server: S3Server, s3_secret: str) -> Store:
 def store(store_settings: Store) -> ObjectStore:
     """A client of the server that gives up soon."""
     return ObjectStore.open(store_settings, max_attempts=2)
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
+    """A proxy before the server that goes wrong as it is told."""
+    with S3Proxy(s3_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied(proxy: S3Proxy, store_settings: Store) -> ObjectStore:
+    """A client of the server through the proxy, as quick to give up as `store`."""
+    return ObjectStore.open(store_settings.model_copy(update={"endpoint": proxy.url}), max_attempts=2)
 
 
 @pytest.fixture

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,41 +11,34 @@ import pytest
 from devcluster import S3Server
 from finetune_api.layout import RunLayout
 from finetune_trainer.checkpoints import (
-    CheckpointCorrupt,
-    CheckpointFacts,
-    claim_incarnation,
+    CheckpointManifest,
+    Place,
+    Withdrawn,
+    commit_checkpoint,
     download_checkpoint,
     find_newest_checkpoint,
     prune_checkpoints,
+    read_parts,
     restore_newest_checkpoint,
-    save_checkpoint,
+    upload_files,
+    write_part,
 )
-from finetune_trainer.errors import StorageUnavailable, Superseded
+from finetune_trainer.claims import claim_incarnation
+from finetune_trainer.errors import CheckpointCorrupt, ObjectDamaged, StorageUnavailable
+from finetune_trainer.retention import Retention
 from finetune_trainer.storage import ObjectStore
-
-FILES = {"adapter.safetensors": b"a" * 5000, "optimizer/rank-0.safetensors": b"o" * 7000, "state.json": b"{}"}
-
-
-def make_facts(step: int, incarnation: int = 1) -> CheckpointFacts:
-    return CheckpointFacts(
-        step=step,
-        epoch=step / 10,
-        loss=1.0,
-        world_size=1,
-        attempt=1,
-        incarnation=incarnation,
-        model_digest="m",
-        dataset_digest="d",
-    )
-
-
-def write_state(directory: Path, step: int) -> Path:
-    """A state whose bytes tell the step."""
-    for name, content in FILES.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content + str(step).encode())
-    return directory
+from tests.builders.checkpoints import (
+    FILES,
+    begin_upload,
+    committed_steps,
+    files_in,
+    make_facts,
+    read_state,
+    save_checkpoint,
+    state_of,
+    unfinished_uploads,
+    write_state,
+)
 
 
 @pytest.fixture
@@ -66,13 +54,9 @@ def save(store: ObjectStore, layout: RunLayout, tmp_path: Path) -> Callable[...,
     return save_steps
 
 
-def object_path(s3_server: S3Server, uri: str) -> Path:
+def data_path(s3_server: S3Server, layout: RunLayout, step: int, name: str) -> Path:
     """The file behind an object, to damage it."""
-    return s3_server.data / uri.removeprefix("s3://")
-
-
-def data_path(s3_server: S3Server, layout: RunLayout, step: int, name: str, incarnation: int = 1) -> Path:
-    return object_path(s3_server, f"{layout.checkpoint_uri(step)}/{incarnation:05d}/{name}")
+    return s3_server.data / f"{Place(layout, step, 1).uri}/{name}".removeprefix("s3://")
 
 
 # --- saving and finding ----------------------------------------------------------------------------------------
@@ -85,8 +69,8 @@ def test_a_saved_checkpoint_is_found_and_comes_back_whole(
     found = restore_newest_checkpoint(store, layout, tmp_path / "back")
     assert found.manifest is not None
     assert (found.manifest.step, found.passed_over) == (20, ())
-    for name, content in FILES.items():
-        assert (tmp_path / "back" / name).read_bytes() == content + b"20"
+    assert read_state(tmp_path / "back") == state_of(20)
+    assert found.manifest.size_bytes == sum(map(len, state_of(20).values()))
 
 
 def test_a_run_without_checkpoints_has_none(store: ObjectStore, layout: RunLayout, tmp_path: Path) -> None:
@@ -100,6 +84,101 @@ def test_saving_the_same_step_again_changes_nothing(
     save(10)
     save(10)
     assert restore_newest_checkpoint(store, layout, tmp_path / "back").manifest is not None
+    assert read_state(tmp_path / "back") == state_of(10)
+
+
+def the_state_alone(manifest: CheckpointManifest) -> Callable[[str], bool]:
+    assert manifest.files
+    return lambda name: name == "state.json"
+
+
+def test_only_the_files_that_are_wanted_come_back_and_are_looked_at(
+    store: ObjectStore, layout: RunLayout, save: Callable[..., None], s3_server: S3Server, tmp_path: Path
+) -> None:
+    save(10, 20)
+    _flip_a_bit(data_path(s3_server, layout, 20, "adapter.safetensors"))
+    found = restore_newest_checkpoint(store, layout, tmp_path / "back", wanted=the_state_alone)
+    assert found.manifest is not None
+    assert (found.manifest.step, found.passed_over) == (20, ())
+    assert read_state(tmp_path / "back") == {"state.json": b"{}20"}
+
+
+def test_one_that_has_proved_unusable_elsewhere_is_not_tried_again(
+    store: ObjectStore, layout: RunLayout, save: Callable[..., None], tmp_path: Path
+) -> None:
+    save(10, 20)
+    found = restore_newest_checkpoint(
+        store, layout, tmp_path / "back", unusable={Place(layout, 20, 1): "step 20: the second pod says so"}
+    )
+    assert found.manifest is not None
+    assert (found.manifest.step, found.passed_over) == (10, ("step 20: the second pod says so",))
+    assert read_state(tmp_path / "back") == state_of(10)
+
+
+def test_what_stood_in_the_folder_before_is_gone(
+    store: ObjectStore, layout: RunLayout, save: Callable[..., None], tmp_path: Path
+) -> None:
+    save(10)
+    write_state(tmp_path / "back" / "of-another-attempt", 5)
+    restore_newest_checkpoint(store, layout, tmp_path / "back")
+    assert read_state(tmp_path / "back") == state_of(10)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([True], id="before the upload"),
+        pytest.param([False, True], id="during the upload"),
+    ],
+)
+def test_what_is_withdrawn_is_not_described(
+    store: ObjectStore, layout: RunLayout, tmp_path: Path, answers: list[bool]
+) -> None:
+    files = files_in(write_state(tmp_path / "state", 10))
+    told = iter(answers)
+    with pytest.raises(Withdrawn):
+        upload_files(store, Place(layout, 10, 1), files, lambda: next(told, True))
+
+
+def test_what_is_withdrawn_when_all_is_uploaded_is_not_described(
+    store: ObjectStore, layout: RunLayout, tmp_path: Path
+) -> None:
+    place, files = Place(layout, 10, 1), files_in(write_state(tmp_path / "state", 10))
+
+    def all_is_there() -> bool:
+        return len(store.list_objects(place.uri)) == len(files)
+
+    with pytest.raises(Withdrawn):
+        upload_files(store, place, files, all_is_there)
+    assert all_is_there()
+
+
+def test_a_checkpoint_whose_files_are_not_all_there_is_not_committed(
+    store: ObjectStore, layout: RunLayout, tmp_path: Path
+) -> None:
+    place, files = Place(layout, 10, 1), files_in(write_state(tmp_path / "state", 10))
+    entries = upload_files(store, place, files, lambda: False)
+    for damage, problem in (
+        (lambda: store.write_bytes(f"{place.uri}/state.json", b"{}"), "state.json has 2 bytes"),
+        (lambda: store.delete([f"{place.uri}/state.json"]), "state.json is missing"),
+    ):
+        damage()
+        with pytest.raises(ObjectDamaged, match=f"{problem}.*It is uploaded again"):
+            commit_checkpoint(store, layout, make_facts(10), entries)
+    assert committed_steps(store, layout) == []
+
+
+def test_parts_of_other_pods_are_read_when_all_have_been_written(
+    store: ObjectStore, layout: RunLayout, tmp_path: Path
+) -> None:
+    place, files = Place(layout, 10, 1), files_in(write_state(tmp_path / "state", 10))
+    entries = upload_files(store, place, files, lambda: False)
+    assert read_parts(store, place, nodes=1) == ()
+    assert read_parts(store, place, nodes=3) is None
+    write_part(store, place, 2, entries[1:])
+    assert read_parts(store, place, nodes=3) is None
+    write_part(store, place, 1, entries[:1])
+    assert read_parts(store, place, nodes=3) == entries
 
 
 def test_a_half_written_checkpoint_is_ignored_and_named(
@@ -120,14 +199,14 @@ def _flip_a_bit(path: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a flipped bit": (_flip_a_bit, "is damaged"),
+    "a flipped bit": (_flip_a_bit, "does not have the SHA-256 of its manifest"),
     "a truncated file": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, its manifest says"),
     "a longer file": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "bytes, its manifest says"),
     "a missing file": (lambda path: path.unlink(), "is missing"),
     "an emptied file": (lambda path: path.write_bytes(b""), "has 0 bytes"),
     "another checkpoint's file of the same size": (
         lambda path: path.write_bytes(path.read_bytes()[:-2] + b"10"),
-        "is damaged",
+        "does not have the SHA-256 of its manifest",
     ),
 }
 
@@ -167,19 +246,33 @@ def test_a_wrong_manifest_is_passed_over(
 ) -> None:
     save(10, 20)
     if content == b"another step":
-        content = store.read_bytes(f"{layout.checkpoint_uri(10)}/manifest.json")
-    store.write_bytes(f"{layout.checkpoint_uri(20)}/manifest.json", content)
+        content = store.read_bytes(Place(layout, 10, 1).manifest_uri)
+    store.write_bytes(Place(layout, 20, 1).manifest_uri, content)
     found = find_newest_checkpoint(store, layout)
     assert found.manifest is not None
     assert found.manifest.step == 10
     assert reason in found.passed_over[0]
 
 
+def test_the_manifest_of_another_incarnation_is_passed_over(
+    store: ObjectStore, layout: RunLayout, save: Callable[..., None]
+) -> None:
+    save(10, 20)
+    manifest = store.read_bytes(Place(layout, 20, 1).manifest_uri)
+    store.write_bytes(Place(layout, 20, 2).manifest_uri, manifest)
+    found = find_newest_checkpoint(store, layout)
+    assert found.manifest is not None
+    assert (found.manifest.step, found.manifest.incarnation) == (20, 1)
+    assert found.passed_over == (
+        f"step 20: its manifest is that of step 20 of run {layout.run_id}, by incarnation 1",
+    )
+
+
 def test_a_file_name_that_leaves_the_folder_is_not_accepted(
     store: ObjectStore, layout: RunLayout, save: Callable[..., None]
 ) -> None:
     save(10, 20)
-    uri = f"{layout.checkpoint_uri(20)}/manifest.json"
+    uri = Place(layout, 20, 1).manifest_uri
     store.write_bytes(uri, store.read_bytes(uri).replace(b'"state.json"', b'"../state.json"'))
     found = find_newest_checkpoint(store, layout)
     assert found.passed_over == ("step 20: its manifest cannot be read",)
@@ -277,58 +370,6 @@ def test_killed_after_any_upload_leaves_the_checkpoint_before(
     assert found.manifest.step == 10
 
 
-# --- claims ----------------------------------------------------------------------------------------------------
-
-
-def test_claims_count_up(store: ObjectStore, layout: RunLayout) -> None:
-    assert [claim_incarnation(store, layout) for _ in range(3)] == [1, 2, 3]
-
-
-def test_claims_at_once_are_all_different(store: ObjectStore, layout: RunLayout) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda _: claim_incarnation(store, layout), range(8)))
-    assert sorted(claims) == list(range(1, 9))
-
-
-def test_an_older_incarnation_can_neither_commit_nor_prune(
-    store: ObjectStore, layout: RunLayout, save: Callable[..., None]
-) -> None:
-    old = claim_incarnation(store, layout)
-    save(10, 20, 30, incarnation=old)
-    new = claim_incarnation(store, layout)
-    with pytest.raises(Superseded, match="Incarnation 2 has taken over run support-bot-01234567"):
-        save(40, incarnation=old)
-    with pytest.raises(Superseded):
-        prune_checkpoints(store, layout, 1, old)
-    assert prune_checkpoints(store, layout, 2, new) == [30, 20]
-
-
-def test_an_old_writer_that_wakes_up_cannot_touch_the_files_of_its_successor(
-    store: ObjectStore,
-    layout: RunLayout,
-    save: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    old = claim_incarnation(store, layout)
-    upload = ObjectStore.upload_files
-
-    def paused_while_another_commits(self: ObjectStore, files: dict[str, Path]) -> None:
-        monkeypatch.setattr(ObjectStore, "upload_files", upload)
-        save(20, incarnation=claim_incarnation(store, layout))
-        for path in files.values():
-            path.write_bytes(b"stale")
-        upload(self, files)
-
-    monkeypatch.setattr(ObjectStore, "upload_files", paused_while_another_commits)
-    with pytest.raises(Superseded):
-        save_checkpoint(store, layout, write_state(tmp_path / "old", 20), make_facts(20, old))
-    found = restore_newest_checkpoint(store, layout, tmp_path / "back")
-    assert found.manifest is not None
-    assert found.manifest.incarnation == 2
-    assert (tmp_path / "back/state.json").read_bytes() == b"{}20"
-
-
 # --- pruning ---------------------------------------------------------------------------------------------------
 
 
@@ -336,7 +377,7 @@ def test_pruning_keeps_the_newest_and_removes_every_object_of_the_rest(
     store: ObjectStore, layout: RunLayout, save: Callable[..., None]
 ) -> None:
     save(10, 20, 30, 40)
-    assert prune_checkpoints(store, layout, 2, 1) == [40, 30]
+    assert prune_checkpoints(store, layout, Retention(2, 0), 1) == [40, 30]
     steps = {info.name.split("/")[0] for info in store.list_objects(layout.checkpoints_uri)}
     assert steps == {"step-00000030", "step-00000040"}
 
@@ -346,13 +387,13 @@ def test_pruning_never_removes_the_only_usable_one(
 ) -> None:
     save(10, 20)
     data_path(s3_server, layout, 20, "state.json").unlink()
-    assert prune_checkpoints(store, layout, 1, 1) == [10]
+    assert prune_checkpoints(store, layout, Retention(1, 0), 1) == [10]
     assert find_newest_checkpoint(store, layout).manifest is not None
 
 
 def test_pruning_without_a_usable_one_removes_nothing(store: ObjectStore, layout: RunLayout) -> None:
     store.write_bytes(f"{layout.checkpoint_uri(10)}/00001/state.json", b"half")
-    assert prune_checkpoints(store, layout, 1, 1) == []
+    assert prune_checkpoints(store, layout, Retention(1, 0), 1) == []
     assert len(store.list_objects(layout.checkpoints_uri)) == 1
 
 
@@ -364,7 +405,7 @@ def test_pruning_removes_what_killed_attempts_left_but_not_what_is_being_written
     save(20, incarnation=2)
     for step, incarnation in ((10, 1), (30, 1), (40, 2)):
         store.write_bytes(f"{layout.checkpoint_uri(step)}/{incarnation:05d}/state.json", b"half")
-    prune_checkpoints(store, layout, 1, 2)
+    prune_checkpoints(store, layout, Retention(1, 0), 2)
     steps = {info.name.split("/")[0] for info in store.list_objects(layout.checkpoints_uri)}
     assert steps == {"step-00000020", "step-00000040"}
 
@@ -384,64 +425,41 @@ def test_a_prune_killed_half_way_leaves_an_uncommitted_checkpoint(
 
     monkeypatch.setattr(ObjectStore, "delete", killed_at_the_second_call)
     with pytest.raises(StorageUnavailable):
-        prune_checkpoints(store, layout, 1, 1)
-    reasons = find_newest_checkpoint(store, layout, below_step=20).passed_over
-    assert reasons == ("step 10 has no manifest: it was never committed",)
+        prune_checkpoints(store, layout, Retention(1, 0), 1)
+    reasons = find_newest_checkpoint(store, layout, passed_over={Place(layout, 20, 1): "step 20"}).passed_over
+    assert reasons == ("step 20", "step 10 has no manifest: it was never committed")
 
 
-# --- a writer that is killed for real --------------------------------------------------------------------------
-
-WRITER = """
-import sys, time
-from pathlib import Path
-from finetune_api.layout import RunLayout
-from finetune_api.spec import Store
-from finetune_trainer.checkpoints import *
-from finetune_trainer.storage import ObjectStore
-output_uri, endpoint, work = sys.argv[1:]
-layout = RunLayout(output_uri=output_uri, name="support-bot", uid="0123456789abcdef")
-store = ObjectStore.open(Store(endpoint=endpoint))
-incarnation = claim_incarnation(store, layout)
-found = restore_newest_checkpoint(store, layout, Path(work) / "resume").manifest
-step = found.step if found else 0
-print("running", flush=True)
-while True:
-    step += 1
-    for name in ("a.bin", "sub/b.bin"):
-        path = Path(work) / "state" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(str(step).encode() * 20_000)
-    save_checkpoint(store, layout, Path(work) / "state", CheckpointFacts(step=step, epoch=0, loss=None, world_size=1,
-        attempt=1, incarnation=incarnation, model_digest="m", dataset_digest="d"))
-    prune_checkpoints(store, layout, 2, incarnation)
-"""
+def test_pruning_keeps_the_best_beside_the_newest(
+    store: ObjectStore, layout: RunLayout, tmp_path: Path
+) -> None:
+    for step, loss in ((10, 0.9), (20, 0.2), (30, None), (40, 0.3), (50, 0.4)):
+        save_checkpoint(store, layout, write_state(tmp_path, step), make_facts(step, eval_loss=loss))
+    assert prune_checkpoints(store, layout, Retention(1, 2), 1) == [50, 40, 20]
+    assert committed_steps(store, layout) == [20, 40, 50]
 
 
-def test_writers_killed_at_any_moment_leave_a_whole_checkpoint_and_work_goes_on(
+def test_a_damaged_checkpoint_is_never_the_best(
     store: ObjectStore, layout: RunLayout, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    key = s3_server.access_key
-    environment = {**os.environ, "AWS_ACCESS_KEY_ID": key.identifier, "AWS_SECRET_ACCESS_KEY": key.secret}
-    command = [sys.executable, "-c", WRITER, layout.output_uri, s3_server.endpoint, str(tmp_path)]
-    chance = random.Random(0)
-    reached = 0
-    for _ in range(5):
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"running\n"
-            time.sleep(chance.uniform(0.05, 0.6))
-            writer.kill()
-        found = restore_newest_checkpoint(store, layout, tmp_path / "back").manifest
-        step = found.step if found else 0
-        assert step >= reached
-        if found:
-            for name in ("a.bin", "sub/b.bin"):
-                assert (tmp_path / "back" / name).read_bytes() == str(step).encode() * 20_000
-        reached = step
-    assert reached > 0
-    claim = claim_incarnation(store, layout)
-    assert claim == 6
-    kept = prune_checkpoints(store, layout, 2, claim)
-    committed = {f"{layout.checkpoint_uri(step)}/manifest.json" for step in kept}
-    objects = store.list_objects(layout.checkpoints_uri)
-    assert {info.uri for info in objects if info.name.endswith("manifest.json")} == committed
+    for step, loss in ((10, 0.5), (20, 0.1), (30, 0.9)):
+        save_checkpoint(store, layout, write_state(tmp_path, step), make_facts(step, eval_loss=loss))
+    data_path(s3_server, layout, 20, "state.json").unlink()
+    assert prune_checkpoints(store, layout, Retention(1, 1), 1) == [30, 10]
+    assert committed_steps(store, layout) == [10, 30]
+
+
+def test_pruning_removes_unfinished_uploads_but_not_those_of_what_is_being_written(
+    store: ObjectStore, layout: RunLayout, save: Callable[..., None]
+) -> None:
+    for _ in range(2):
+        claim_incarnation(store, layout)
+    save(20, incarnation=2)
+    for step, incarnation in ((10, 1), (20, 1), (30, 1), (10, 2), (20, 2), (40, 2)):
+        begin_upload(store, f"{Place(layout, step, incarnation).uri}/state.json")
+    begin_upload(store, f"{layout.run_uri}/merged/model.safetensors")
+    prune_checkpoints(store, layout, Retention(1, 0), 2)
+    assert sorted(unfinished_uploads(store, layout)) == [
+        "checkpoints/step-00000040/00002/state.json",
+        "merged/model.safetensors",
+    ]

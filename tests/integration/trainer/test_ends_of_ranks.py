@@ -11,6 +11,7 @@ from finetune_api.exit_codes import ExitCode
 from finetune_api.names import ENV_GRACE_SECONDS, Stage
 from finetune_trainer.checkpoints import find_newest_checkpoint
 from tests.builders.training_runs import SETTINGS, TrainingRun
+from tests.stand_ins.s3_proxy import S3Proxy, requests
 
 SAVE_SECONDS = 45.0
 TWO_RANKS = {**SETTINGS, "method__lora": {"rank": 4}, "parallelism__gpusPerNode": 2}
@@ -24,15 +25,6 @@ def diverge(self, *arguments):
         raise NonFiniteLoss("The loss of step 4 is nan.", step=3)
     return step_of(self, *arguments)
 FineTuneTrainer.training_step = diverge
-"""
-SLOW_STORE = f"""
-import time
-from finetune_trainer.callbacks.checkpointing import CheckpointSink
-commit = CheckpointSink.commit
-def commit_slowly(self, *arguments):
-    time.sleep({SAVE_SECONDS})
-    return commit(self, *arguments)
-CheckpointSink.commit = commit_slowly
 """
 
 
@@ -71,7 +63,13 @@ def test_a_save_that_takes_45_seconds_after_sigterm_is_waited_for(server: S3Serv
     settings = {**SETTINGS, "checkpoints__everySteps": 1000}
     run = TrainingRun(server, tmp_path, "c0c0c0c2-0000", settings)
     run.run(Stage.PREPARE)
-    run.command = launcher_whose_ranks_begin_with(SLOW_STORE)
+    with S3Proxy(server.endpoint) as proxy:
+        proxy.delay(SAVE_SECONDS, to=requests("PUT", "/checkpoints/.*/manifest.json"))
+        run.endpoint = proxy.url
+        save_slowly(run)
+
+
+def save_slowly(run: TrainingRun) -> None:
     process = run.start(Stage.TRAIN, **{ENV_GRACE_SECONDS: "120"})
     process.wait_for_steps(3)
     told_at = time.monotonic()

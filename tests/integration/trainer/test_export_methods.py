@@ -15,7 +15,7 @@ from finetune_api.layout import CurrentPointer
 from finetune_api.names import ENV_WORK_DIRECTORY, Stage
 from finetune_api.termination import TerminationMessage, TrainedFacts
 from finetune_trainer import export
-from finetune_trainer.checkpoints import claim_incarnation
+from finetune_trainer.claims import claim_incarnation
 from finetune_trainer.trained import commit_trained
 from tests.builders.training_runs import SETTINGS, TrainingRun
 from tests.builders.tuned_models import LABELS, load_adapted, write_adapter, write_trained_weights

@@ -364,8 +364,18 @@ def test_a_missing_config_map_is_named(bench: Workbench) -> None:
         bench.run(dataset__train=[{"source": "configMap://none/rows.jsonl"}])
 
 
-def test_a_store_that_ignores_conditional_writes_is_refused(
+def test_a_store_that_does_not_list_what_was_written_is_refused(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pods would each find themselves alone. The probe is removed all the same."""
+    monkeypatch.setattr(ObjectStore, "list_objects", lambda self, uri: [])
+    with pytest.raises(UserError, match="does not list an object that was just written"):
+        bench.run()
+    assert not list(bench.folder.rglob("*write-test*"))
+
+
+def test_a_store_that_ignores_conditional_writes_is_told_of(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write = ObjectStore.write_bytes
 
@@ -373,8 +383,8 @@ def test_a_store_that_ignores_conditional_writes_is_refused(
         return write(self, uri, data)
 
     monkeypatch.setattr(ObjectStore, "write_bytes", unconditional)
-    with pytest.raises(UserError, match="ignores conditional writes"):
-        bench.run()
+    bench.run()
+    assert "ignores conditional writes" in caplog.text
 
 
 # --- what it refuses: the data ---------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from finetune_api.layout import RunLayout
-from finetune_trainer.checkpoints import CheckpointFacts, save_checkpoint
+from finetune_trainer.claims import claim_incarnation, load_claims
 from finetune_trainer.earlier_run import layout_of_run
 from finetune_trainer.errors import UserError
-from finetune_trainer.run_file import load_run_file
+from finetune_trainer.run_file import RunFile, config_digest_of, load_run_file
 from finetune_trainer.starting_point import restore_starting_point
 from finetune_trainer.storage import ObjectStore
-from finetune_trainer.work_directory import WorkDirectory
+from finetune_trainer.work_directory import StartingPoint, WorkDirectory
+from tests.builders.checkpoints import make_facts, save_checkpoint
 from tests.integration.trainer.workbench import ROWS, Workbench
 
 EARLIER_UID = "eeeeeeee-0000"
@@ -37,29 +38,43 @@ class Runs:
         """Prepare the earlier run."""
         self.bench.run(uid=EARLIER_UID, **changes)
 
-    def save(self, layout: RunLayout, *steps: int) -> None:
+    def run_file(self) -> RunFile:
+        """The own run's; it is prepared without regard to the earlier one."""
+        if not self.store.exists(self.own.run_file_uri):
+            self.bench.run()
+        return load_run_file(self.store, self.own)
+
+    def save(self, layout: RunLayout, *steps: int, incarnation: int = 1, **facts: Any) -> None:
         """Commit checkpoints whose metrics tell run and step."""
+        digests = digests_of(self.run_file()) if layout == self.own else {}
         for step in steps:
             state = self.work.root / "state"
             state.mkdir(exist_ok=True)
             (state / "metrics.jsonl").write_text(f"{layout.run_id} {step}")
-            facts = CheckpointFacts(
-                step=step,
-                epoch=1.0,
-                loss=None,
-                world_size=1,
-                attempt=1,
-                incarnation=1,
-                model_digest="m",
-                dataset_digest="d",
-            )
-            save_checkpoint(self.store, layout, state, facts)
+            changes = {**digests, **facts}
+            save_checkpoint(self.store, layout, state, make_facts(step, incarnation, **changes))
 
-    def start(self, **changes: Any) -> str:
-        """Where training starts, as its metrics say."""
-        job = self.bench.job(**{**RESUME, **changes})
-        restore_starting_point(job, self.work, self.store)
+    def start(self, **changes: Any) -> StartingPoint:
+        """Where the next attempt starts."""
+        job, run_file = self.bench.job(**{**RESUME, **changes}), self.run_file()
+        incarnation = claim_incarnation(self.store, self.own)
+        return restore_starting_point(
+            job, self.work, self.store, run_file, incarnation, ranks=range(1), world_size=1
+        )
+
+    def started_at(self, **changes: Any) -> str:
+        """Where the next attempt starts, as its metrics say."""
+        self.start(**changes)
         return self.work.metrics.read_text()
+
+
+def digests_of(run_file: RunFile) -> dict[str, str]:
+    """What a checkpoint says of the training that it belongs to."""
+    return {
+        "model_digest": run_file.model.digest,
+        "dataset_digest": run_file.dataset.digest,
+        "config_digest": config_digest_of(run_file),
+    }
 
 
 @pytest.fixture
@@ -193,19 +208,21 @@ def test_a_run_of_a_release_that_recorded_less_is_refused(runs: Runs) -> None:
 
 def test_without_a_checkpoint_of_its_own_a_run_starts_from_the_earlier_ones_newest(runs: Runs) -> None:
     runs.save(runs.earlier, 4, 8)
-    assert runs.start() == f"{EARLIER} 8"
+    assert runs.started_at() == f"{EARLIER} 8"
 
 
 def test_its_own_checkpoint_comes_first_however_old(runs: Runs) -> None:
     runs.save(runs.earlier, 4, 8)
     runs.save(runs.own, 6)
-    assert runs.start() == f"{runs.own.run_id} 6"
+    assert runs.started_at() == f"{runs.own.run_id} 6"
 
 
 def test_a_damaged_checkpoint_of_the_earlier_run_gives_way_to_the_one_before(runs: Runs) -> None:
     runs.save(runs.earlier, 4, 8)
     runs.store.write_bytes(f"{runs.earlier.checkpoint_uri(8)}/00001/metrics.jsonl", b"12345678901234567890 8")
-    assert runs.start() == f"{EARLIER} 4"
+    start = runs.start()
+    assert runs.work.metrics.read_text() == f"{EARLIER} 4"
+    assert start.passed_over == ("step 8: metrics.jsonl does not have the SHA-256 of its manifest",)
 
 
 def test_a_checkpoint_that_is_gone_by_now_never_means_step_0(runs: Runs) -> None:
@@ -215,4 +232,53 @@ def test_a_checkpoint_that_is_gone_by_now_never_means_step_0(runs: Runs) -> None
 
 def test_without_resume_from_an_empty_run_starts_at_step_0(runs: Runs) -> None:
     runs.save(runs.earlier, 4)
-    assert runs.start(resumeFrom=...) == ""
+    assert runs.started_at(resumeFrom=...) == ""
+
+
+def test_each_attempt_notes_the_step_of_the_runs_own_that_it_goes_on_from(runs: Runs) -> None:
+    runs.save(runs.earlier, 8)
+    assert runs.start().incarnation == 1
+    runs.save(runs.own, 10)
+    assert runs.start().incarnation == 2
+    # What another run has saved is no step of this one.
+    assert load_claims(runs.store, runs.own).starts == {1: 0, 2: 10}
+
+
+def test_what_an_older_attempt_commits_after_its_successor_began_is_not_gone_on_from(runs: Runs) -> None:
+    runs.save(runs.earlier, 4)
+    runs.start()
+    runs.save(runs.own, 10)
+    runs.start()
+    # The first attempt's commit was on its way when the second one claimed the run.
+    late = f"{runs.own.checkpoint_uri(20)}/00001/manifest.json"
+    manifest = runs.store.read_bytes(f"{runs.own.checkpoint_uri(10)}/00001/manifest.json")
+    runs.store.write_bytes(late, manifest.replace(b'"step": 10', b'"step": 20'))
+    start = runs.start()
+    assert start.checkpoint is not None
+    assert (start.incarnation, start.checkpoint.step) == (3, 10)
+    assert start.passed_over == (
+        "step 20 was committed by incarnation 1 after a newer one had gone on from step 10",
+    )
+
+
+@pytest.mark.parametrize(
+    ("digest", "what"),
+    [
+        pytest.param("model_digest", "base model", id="another model"),
+        pytest.param("dataset_digest", r"data \(rows, tokenizer, dataset settings\)", id="other rows"),
+        pytest.param("config_digest", "method, optimizer, seed and batch size", id="other settings"),
+    ],
+)
+def test_its_own_checkpoint_of_what_has_been_replaced_since_is_refused(
+    runs: Runs, digest: str, what: str
+) -> None:
+    replaced: dict[str, Any] = {digest: "f" * 64}
+    runs.save(runs.own, 6, **replaced)
+    ours = digests_of(runs.run_file())[digest]
+    with pytest.raises(
+        UserError,
+        match=f"checkpoint of step 6 belongs to another training: its {what} have digest ffffffffffff, "
+        f"this run's {ours[:12]}. Put back what was replaced",
+    ):
+        runs.start(resumeFrom=...)
+    assert load_claims(runs.store, runs.own).starts == {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.layout import RunLayout
-from finetune_trainer.checkpoints import claim_incarnation
+from finetune_trainer.claims import claim_incarnation
 from finetune_trainer.errors import StorageUnavailable, Superseded
 from finetune_trainer.run_metrics import publish_metrics
 from finetune_trainer.storage import ObjectStore

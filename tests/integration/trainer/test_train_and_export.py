@@ -16,6 +16,7 @@ from devcluster import S3Server
 from finetune_api.exit_codes import ExitCode
 from finetune_api.layout import ARTIFACT_MANIFEST_NAME, ArtifactManifest, CurrentPointer
 from finetune_api.names import ENV_WORK_DIRECTORY, Stage
+from finetune_trainer.checkpoints import find_newest_checkpoint
 from tests.builders.tiny_models import CHATML
 from tests.builders.training_runs import BUCKET, SETTINGS, TOTAL_STEPS, TrainingRun
 from tests.integration.trainer.runs import (
@@ -62,10 +63,12 @@ def test_killed_run_ends_bit_for_bit_as_one_that_was_not(
     run.run(Stage.PREPARE)
     killed = run.start(Stage.TRAIN)
     killed.wait_for_steps(10)
+    saved = killed.wait_for_checkpoint()
     killed.kill()
 
     last = run.run(Stage.TRAIN)
-    assert "resuming from step " in last.log and "from step 0" not in last.log
+    resumed = int(last.log.partition("resuming from step ")[2].split()[0])
+    assert resumed >= saved > 0
     assert_equal_metrics(run, finished)
     assert adapter_digest(run, tmp_path / "a") == adapter_digest(finished, tmp_path / "b")
 
@@ -151,15 +154,17 @@ def test_a_run_that_goes_on_from_an_earlier_one_ends_bit_for_bit_as_one_that_was
     earlier = TrainingRun(server, tmp_path / "earlier", "88888888-0000", SETTINGS)
     earlier.run(Stage.PREPARE)
     killed = earlier.start(Stage.TRAIN)
-    killed.wait_for_steps(10)
+    killed.wait_for_checkpoint()
     killed.kill()
+    newest = find_newest_checkpoint(earlier.store, earlier.job(Stage.TRAIN).layout).manifest
+    assert newest is not None
 
     resumed = {**SETTINGS, "resumeFrom": {"run": "tuned-88888888"}}
     run = TrainingRun(server, tmp_path / "later", "99999999-0000", resumed)
     prepared = run.run(Stage.PREPARE)
-    assert "training will go on from step 8 of run tuned-88888888" in prepared.log
+    assert f"training will go on from step {newest.step} of run tuned-88888888" in prepared.log
     process = run.run(Stage.TRAIN)
-    assert "resuming from step 8 (newest valid checkpoint of run tuned-88888888" in process.log
+    assert f"resuming from step {newest.step} (newest valid checkpoint of run tuned-88888888" in process.log
     assert_equal_metrics(run, finished)
     assert adapter_digest(run, tmp_path / "a") == adapter_digest(finished, tmp_path / "b")
 
@@ -169,7 +174,7 @@ def test_a_rank_that_hangs_ends_the_attempt_as_stalled(server: S3Server, tmp_pat
     impatient = (
         "import sys, finetune_trainer.launcher as launcher\n"
         "watch = launcher.watch_ranks\n"
-        "launcher.watch_ranks = lambda ranks, work, placement, _: watch(ranks, work, placement, 2.0)\n"
+        "launcher.watch_ranks = lambda *arguments: watch(*arguments[:-1], 2.0)\n"
         "from finetune_trainer.__main__ import main\n"
         "sys.exit(main())"
     )
@@ -200,7 +205,8 @@ def test_finished_training_is_not_repeated(finished: TrainingRun) -> None:
 def test_old_checkpoints_are_removed(finished: TrainingRun) -> None:
     layout = finished.job(Stage.TRAIN).layout
     steps = {info.name.split("/")[0] for info in finished.store.list_objects(layout.checkpoints_uri)}
-    assert steps == {"step-00000024", "step-00000028"}
+    # Which one stands beside the last depends on how fast the store was.
+    assert len(steps) == 2 and max(steps) == f"step-{TOTAL_STEPS:08d}"
 
 
 def test_exported_model_is_base_plus_adapter_and_loads_as_it_is(
@@ -263,7 +269,7 @@ def test_damaged_adapter_is_not_exported(
     damaged = TrainingRun(server, tmp_path, "55555555-0000", SETTINGS)
     copy_run(server, finished, damaged)
     layout = damaged.job(Stage.EXPORT).layout
-    uri = f"{layout.trained_uri}/adapter_model.safetensors"
+    uri = f"{layout.trained_uri}/00001/adapter_model.safetensors"
     weights = bytearray(damaged.store.read_bytes(uri))
     weights[-10] ^= 1
     damaged.store.write_bytes(uri, bytes(weights))

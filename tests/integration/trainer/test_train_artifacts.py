@@ -11,7 +11,7 @@ from devcluster import S3Server
 from finetune_api.layout import CurrentPointer, RunLayout
 from finetune_api.spec import Store
 from finetune_api.termination import TrainedFacts
-from finetune_trainer.checkpoints import claim_incarnation
+from finetune_trainer.claims import claim_incarnation, note_start
 from finetune_trainer.current_pointer import move_current
 from finetune_trainer.data.prepared import (
     PreparedManifest,
@@ -85,6 +85,45 @@ def test_pod_that_was_replaced_cannot_end_the_run(
     with pytest.raises(Superseded):
         commit_trained(store, layout, make_folder(tmp_path / "out"), FACTS, old)
     assert load_trained_facts(store, layout) is None
+
+
+@pytest.mark.parametrize(
+    ("start", "is_found"),
+    [
+        pytest.param(None, True, id="a successor that has only claimed"),
+        pytest.param(30, True, id="a successor that went on from the very end"),
+        pytest.param(20, False, id="a successor that went on from before"),
+    ],
+)
+def test_what_a_pod_that_was_replaced_commits_late_counts_where_its_successor_went_on_from_it(
+    store: ObjectStore, layout: RunLayout, tmp_path: Path, start: int | None, is_found: bool
+) -> None:
+    commit_trained(store, layout, make_folder(tmp_path / "out"), FACTS, claim_incarnation(store, layout))
+    successor = claim_incarnation(store, layout)
+    if start is not None:
+        note_start(store, layout, successor, start)
+    assert load_trained_facts(store, layout) == (FACTS if is_found else None)
+
+
+def test_the_newest_result_takes_the_place_of_older_ones_also_of_those_that_arrive_late(
+    store: ObjectStore, layout: RunLayout, tmp_path: Path
+) -> None:
+    objects: list[dict[str, bytes]] = []
+    for number, weights in ((1, b"older"), (2, b"newer")):
+        folder = make_folder(tmp_path / str(number))
+        (folder / "adapter_model.safetensors").write_bytes(weights)
+        incarnation = claim_incarnation(store, layout)
+        note_start(store, layout, incarnation, FACTS.step)
+        commit_trained(store, layout, folder, FACTS, incarnation)
+        objects.append(
+            {info.uri: store.read_bytes(info.uri) for info in store.list_objects(layout.trained_uri)}
+        )
+    older, newer = objects
+    assert all(uri.startswith(f"{layout.trained_uri}/00002/") for uri in newer)
+    for uri, content in older.items():
+        store.write_bytes(uri, content)
+    download_trained(store, layout, tmp_path / "in")
+    assert (tmp_path / "in" / "adapter_model.safetensors").read_bytes() == b"newer"
 
 
 def test_current_moves_to_the_run_that_ended_last(store: ObjectStore, layout: RunLayout) -> None:

@@ -11,6 +11,7 @@ from devcluster import S3Server
 from finetune_api.exit_codes import ExitCode
 from finetune_api.names import Stage
 from finetune_trainer.checkpoints import find_newest_checkpoint
+from finetune_trainer.claims import load_claims
 from tests.builders.training_runs import SETTINGS, StageProcess, TrainingRun
 from tests.integration.trainer.runs import adapter_digest, assert_equal_metrics, train_here
 
@@ -44,8 +45,9 @@ def test_two_pods_compute_the_losses_of_one_process(
 
 
 def test_only_the_first_pod_claims_the_run(finished_gang: TrainingRun) -> None:
-    layout = finished_gang.job(Stage.TRAIN).layout
-    assert [info.name for info in finished_gang.store.list_objects(layout.claims_uri)] == ["00001"]
+    claims = load_claims(finished_gang.store, finished_gang.job(Stage.TRAIN).layout)
+    assert claims.newest == 1 and len(claims.tokens[1]) == 1
+    assert claims.starts == {1: 0}
 
 
 def test_a_gang_that_is_told_to_go_or_loses_a_pod_goes_on_exactly(

@@ -68,6 +68,16 @@ def test_checkpoints_sort_by_name_as_by_step() -> None:
     ]
 
 
+def test_claims_sort_by_name_as_by_number() -> None:
+    layout = RunLayout("s3://models/bot", "bot", UID)
+    numbers = [1, 9, 10, 1000]
+
+    assert sorted(layout.claim_uri(number, "token") for number in numbers) == [
+        layout.claim_uri(number, "token") for number in numbers
+    ]
+    assert layout.claim_uri(3, "token") == f"{layout.claims_uri}/00003/token"
+
+
 @pytest.mark.parametrize("name", ["../x", "/x", "a//b", "a/../b", ".hidden", "a b", ""])
 def test_a_manifest_cannot_name_a_file_outside_its_folder(name: str) -> None:
     with pytest.raises(ValidationError):

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from finetune_api.spec import FineTuneJobSpec, Store
+from finetune_api.spec import FineTuneJobSpec, OutputStore
 from finetune_operator.default_output import DefaultStore, resolve_output
 from tests.builders.jobs import make_manifest
 
 KEYS = {"credentialsSecretRef": {"name": "keys"}}
-DEFAULT = DefaultStore("s3://models/tuned", Store.model_validate({"region": "eu-west-1"} | KEYS))
+DEFAULT = DefaultStore("s3://models/tuned", OutputStore.model_validate({"region": "eu-west-1"} | KEYS))
 RESOLVED = {"uri": "s3://models/tuned/ml/bot", "store": {"region": "eu-west-1"} | KEYS}
 BEGUN = {"outputs": {"runURI": "s3://old/place/runs/bot-01234567", "store": KEYS}}
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from finetune_api.spec import EnvironmentVariable, Store
+from finetune_api.spec import EnvironmentVariable, OutputStore
 from finetune_operator.default_output import DefaultStore
 from finetune_operator.hub_access import HUB_VARIABLES, CABundle, HubAccess
 from finetune_operator.settings import SettingsError, load_settings
@@ -97,7 +97,7 @@ def test_a_default_store_is_parsed_whole() -> None:
 
     settings = load_settings(MINIMAL | {"FINETUNE_DEFAULT_STORE": content})
 
-    assert settings.default_store == DefaultStore("s3://models/tuned", Store.model_validate(store))
+    assert settings.default_store == DefaultStore("s3://models/tuned", OutputStore.model_validate(store))
 
 
 def test_a_copy_of_the_clusters_keys_goes_with_their_issuer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,13 +36,12 @@ from finetune_trainer.run_file import MethodFacts
 from finetune_trainer.schedules import plan_schedule
 from finetune_trainer.snapshot import (
     LiveState,
-    encode_random_state,
     load_snapshot,
-    save_random_states,
+    save_random_state,
     save_snapshot,
 )
 from finetune_trainer.state_files import save_state
-from finetune_trainer.step_figures import StepFigures, StepMeter
+from finetune_trainer.step_figures import StepFigures, StepMeter, StepSignals
 from finetune_trainer.training import FineTuneTrainer, training_arguments
 from finetune_trainer.tuned_model import TunedModel
 from tests.builders.rows import make_rows, write_prepared_rows
@@ -89,8 +89,7 @@ class SmallTrainer:
         precision: ComputePrecision | None = None,
         checkpoint: Path | None = None,
         source_names: Sequence[str] = (),
-        should_stop: Callable[[], bool] = lambda: False,
-        should_save: Callable[[], bool] = lambda: False,
+        signals: Callable[[], StepSignals] = StepSignals,
         **changes: Any,
     ) -> None:
         """`changes` as in make_manifest; those without a block are settings of `training`."""
@@ -142,8 +141,7 @@ class SmallTrainer:
             ),
             source_names=source_names,
             penalty=allocation.penalty if allocation is not None else None,
-            should_stop=should_stop,
-            should_save=should_save,
+            signals=signals,
         )
         self._add_callbacks(checkpoint)
 
@@ -168,9 +166,8 @@ class SmallTrainer:
     def save(self, folder: Path) -> Path:
         """What a checkpoint holds, in the order in which it is taken; the folder."""
         folder.mkdir(exist_ok=True)
-        random_state = encode_random_state(ALONE)
-        save_state(folder, self.trainer.engine.state, is_leader=True)
-        save_random_states(folder, [random_state])
+        save_random_state(folder, ALONE)
+        save_state(folder, self.trainer.engine.state.fragments(), ALONE.rank)
         self.tuned.save_method_state(folder)
         save_snapshot(folder, int(self.trainer.state.global_step), self.live, ALONE, None)
         return folder
@@ -214,6 +211,12 @@ def load_tuned(
             checkpoint=checkpoint,
         )
     )
+
+
+def stopping_after(steps: int) -> Callable[[], StepSignals]:
+    """Signals of a rank that is told to go in that step."""
+    numbers = itertools.count(1)
+    return lambda: StepSignals(stop_requested=next(numbers) >= steps)
 
 
 def write_rows_of_sources(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.cgroup import oom_kills, usable_cpus
+from finetune_trainer.cgroup import available_memory_bytes, oom_kills, usable_cpus
 
 
 def write_files(root: Path, files: dict[str, str]) -> None:
@@ -75,3 +75,86 @@ def test_oom_kills_are_counted(membership: str, files: dict[str, str], tmp_path:
         tmp_path, {"membership": membership, **{f"mount/{name}": text for name, text in files.items()}}
     )
     assert oom_kills(tmp_path / "mount", tmp_path / "membership") == 2
+
+
+MIB = 1024**2
+MEMINFO = "MemTotal: 16384000 kB\nMemFree: 100 kB\nMemAvailable: 8388608 kB"
+MACHINE = 8388608 * 1024
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "meminfo", "expected"),
+    [
+        pytest.param(
+            "0::/",
+            {"memory.max": f"{100 * MIB}", "memory.current": f"{40 * MIB}"},
+            MEMINFO,
+            60 * MIB,
+            id="v2: what its limit leaves",
+        ),
+        pytest.param(
+            "0::/",
+            {
+                "memory.max": f"{100 * MIB}",
+                "memory.current": f"{90 * MIB}",
+                "memory.stat": f"anon {20 * MIB}\ninactive_file {70 * MIB}",
+            },
+            MEMINFO,
+            80 * MIB,
+            id="v2: cached files give way",
+        ),
+        pytest.param(
+            "0::/", {"memory.max": "max", "memory.current": "1"}, MEMINFO, MACHINE, id="v2, no limit"
+        ),
+        pytest.param(
+            "0::/pods/a",
+            {
+                "pods/memory.max": f"{50 * MIB}",
+                "pods/memory.current": f"{30 * MIB}",
+                "pods/a/memory.max": f"{100 * MIB}",
+                "pods/a/memory.current": f"{10 * MIB}",
+            },
+            MEMINFO,
+            20 * MIB,
+            id="v2: the tightest limit above the process",
+        ),
+        pytest.param(
+            "9:memory:/",
+            {
+                "memory/memory.limit_in_bytes": f"{100 * MIB}",
+                "memory/memory.usage_in_bytes": f"{90 * MIB}",
+                "memory/memory.stat": f"inactive_file 5\ntotal_inactive_file {10 * MIB}",
+            },
+            MEMINFO,
+            20 * MIB,
+            id="v1",
+        ),
+        pytest.param(
+            "9:memory:/",
+            {"memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "5"},
+            MEMINFO,
+            MACHINE,
+            id="v1 without a limit, which is a huge one",
+        ),
+        pytest.param(
+            "0::/",
+            {"memory.max": f"{100 * MIB}", "memory.current": f"{101 * MIB}"},
+            MEMINFO,
+            0,
+            id="a limit that is overstepped leaves nothing",
+        ),
+        pytest.param(
+            "0::/", {"memory.max": f"{MIB}", "memory.current": "0"}, "", MIB, id="no word of the machine"
+        ),
+        pytest.param("", {}, MEMINFO, MACHINE, id="no cgroup at all"),
+        pytest.param("", {}, "", 0, id="nothing is known"),
+    ],
+)
+def test_available_memory(
+    membership: str, files: dict[str, str], meminfo: str, expected: int, tmp_path: Path
+) -> None:
+    mounted = {f"mount/{name}": text for name, text in files.items()}
+    write_files(tmp_path, {"membership": membership, "meminfo": meminfo, **mounted})
+    (tmp_path / "mount").mkdir(exist_ok=True)
+    found = available_memory_bytes(tmp_path / "mount", tmp_path / "membership", tmp_path / "meminfo")
+    assert found == expected

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from finetune_api.exit_codes import ExitCode
 from finetune_api.termination import TrainedFacts
 from finetune_trainer.conclusion import conclude
 from finetune_trainer.errors import (
@@ -114,3 +115,19 @@ def test_the_first_local_rank_speaks_for_a_pod_that_is_not_the_first() -> None:
 def test_a_rank_that_says_nothing_is_named() -> None:
     with pytest.raises(RankLost, match="Rank 1 ended with code 3 and said nothing"):
         conclude(make_ends(0, 3), [make_result(0, 0)], told_to_go=False, oom_killed=False)
+
+
+def test_a_rank_whose_code_is_known_but_who_could_write_nothing_down_points_at_the_disk() -> None:
+    """The log alone has its words."""
+    ends = make_ends(int(ExitCode.STORAGE_UNAVAILABLE), -signal.SIGKILL, killed_by_us=(1,))
+    with pytest.raises(
+        StorageUnavailable, match=r"Rank 0 .* raise spec\.resources\.ephemeralStorage"
+    ) as caught:
+        conclude(ends, [], told_to_go=False, oom_killed=False)
+    assert caught.value.rank == 0
+
+
+def test_a_rank_that_has_its_say_is_believed_before_one_that_has_not() -> None:
+    ends = make_ends(20, 14)
+    with pytest.raises(NonFiniteLoss, match="nan"):
+        conclude(ends, [make_result(1, 14, message="nan")], told_to_go=False, oom_killed=False)

@@ -16,11 +16,13 @@ import pytest
 from finetune_api import names
 from finetune_api.spec import Store
 from finetune_trainer import launcher, rank_processes
-from finetune_trainer.errors import Stalled, UserError
+from finetune_trainer.errors import Stalled, StorageUnavailable, UserError
 from finetune_trainer.heartbeat import Heart
 from finetune_trainer.placement import Placement
 from finetune_trainer.rank_processes import RankEnd, RankProcesses, default_environment, rank_environment
+from finetune_trainer.snapshot_memory import SnapshotMemory
 from finetune_trainer.storage import ObjectStore
+from finetune_trainer.uploader_process import UploaderProcess
 from finetune_trainer.work_directory import WorkDirectory
 from tests.builders.job_files import make_job_file
 
@@ -34,6 +36,13 @@ def start(script: str, ranks_per_node: int, **options: Any) -> RankProcesses:
     ranks = RankProcesses(arguments, one_pod(ranks_per_node), **options)
     ranks.start()
     return ranks
+
+
+def make_uploader(work: WorkDirectory, script: str) -> UploaderProcess:
+    """The launcher's view of a process that runs the script instead of uploading anything."""
+    uploader = UploaderProcess(work.root / "job.json", work.spool, SnapshotMemory(()))
+    uploader._arguments = [sys.executable, "-c", f"import os, sys, time\n{script}"]
+    return uploader
 
 
 def test_single_rank_gets_no_rendezvous_and_several_get_one() -> None:
@@ -114,7 +123,7 @@ def test_sigterm_is_passed_on_once_and_waited_for(capfdbinary: pytest.CaptureFix
 
 
 def test_parent_never_imports_torch() -> None:
-    code = "import sys, finetune_trainer.launcher, finetune_trainer.rank; print('torch' in sys.modules)"
+    code = "import sys, finetune_trainer.launcher, finetune_trainer.rank, finetune_trainer.uploader; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.stdout == "False\n", result.stderr
 
@@ -142,6 +151,7 @@ def test_what_cannot_be_fetched_ends_the_ranks_that_were_loading_meanwhile(
     with pytest.raises(UserError, match="was changed"):
         launcher.run_ranks(job, tmp_path, WorkDirectory(tmp_path), store, launcher.Relay(), one_pod(2))
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+    assert WorkDirectory(tmp_path).spool.is_closed
 
 
 def test_ranks_that_do_not_save_within_the_grace_are_ended() -> None:
@@ -161,6 +171,26 @@ def test_the_launcher_keeps_some_of_the_grace_for_its_last_words(
 ) -> None:
     monkeypatch.setenv(names.ENV_GRACE_SECONDS, grace)
     assert launcher.seconds_to_save() == expected
+
+
+@pytest.mark.parametrize(
+    ("grace", "told_seconds_ago", "expected"),
+    [
+        pytest.param("600", None, 60, id="nobody told the pod to go"),
+        pytest.param("", 10, 60, id="the pod does not know its grace"),
+        pytest.param("600", 10, 60, id="there is much grace left"),
+        pytest.param("45", 10, 30, id="little grace is left"),
+        pytest.param("45", 100, 0, id="no grace is left"),
+    ],
+)
+def test_what_was_handed_over_is_uploaded_for_a_while_and_within_the_grace(
+    grace: str, told_seconds_ago: float | None, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(names.ENV_GRACE_SECONDS, grace)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    relay = launcher.Relay()
+    relay.heard_at = None if told_seconds_ago is None else 1000.0 - told_seconds_ago
+    assert launcher.seconds_to_drain(relay) == expected
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -185,12 +215,96 @@ def test_a_rank_that_hangs_shows_its_stack_and_a_stopped_one_is_named(
     wait_until(lambda: bool(ranks.idle_states()))
     work = WorkDirectory(tmp_path)
     work.clear_messages()
+    uploader = make_uploader(work, "time.sleep(60)")
     for rank in range(2):
         Heart(work.heartbeat(rank)).finish_step(7)
     with pytest.raises(
         Stalled, match=r"after step 7, while training \(rank 1 is stopped by a signal\)"
     ) as stall:
-        launcher.watch_ranks(ranks, work, one_pod(2), stall_timeout_seconds=0.3)
+        launcher.watch_ranks(ranks, uploader, work, one_pod(2), stall_timeout_seconds=0.3)
     assert (stall.value.rank, stall.value.step) == (1, 7)
     ranks.kill()
+    uploader.kill()
     assert b"[rank 0]   File" in capfdbinary.readouterr().err
+
+
+# --- the uploader beside the ranks -------------------------------------------------------------------------------
+
+
+def test_an_uploader_that_dies_is_started_again_while_the_ranks_run(tmp_path: Path) -> None:
+    work, starts, enough = WorkDirectory(tmp_path), tmp_path / "starts", tmp_path / "enough"
+    work.clear_messages()
+    uploader = make_uploader(
+        work,
+        f"open({str(starts)!r}, 'a').write('x')\n"
+        f"if len(open({str(starts)!r}).read()) < 3: sys.exit(9)\n"
+        f"open({str(enough)!r}, 'w').close()\n"
+        "time.sleep(60)",
+    )
+    ranks = start(f"while not os.path.exists({str(enough)!r}): time.sleep(0.01)", 1)
+    ends = launcher.watch_ranks(ranks, uploader, work, one_pod(1), stall_timeout_seconds=60)
+    uploader.kill()
+    assert [end.code for end in ends] == [0]
+    assert starts.read_text() == "xxx"
+
+
+def test_an_uploader_that_dies_again_and_again_ends_the_attempt(tmp_path: Path) -> None:
+    work, starts = WorkDirectory(tmp_path), tmp_path / "starts"
+    work.clear_messages()
+    uploader = make_uploader(work, f"open({str(starts)!r}, 'a').write('x')\nsys.exit(9)")
+    ranks = start("time.sleep(60)", 1)
+    with pytest.raises(StorageUnavailable, match=r"has ended 5 times.*raise spec\.resources\.memory"):
+        launcher.watch_ranks(ranks, uploader, work, one_pod(1), stall_timeout_seconds=60)
+    ranks.kill()
+    assert starts.read_text() == "xxxxx"
+
+
+def test_an_uploader_may_finish_what_it_was_given_and_is_then_no_more(tmp_path: Path) -> None:
+    work, done = WorkDirectory(tmp_path), tmp_path / "done"
+    work.clear_messages()
+    closed = str(tmp_path / "spool" / "closed")
+    uploader = make_uploader(
+        work,
+        f"while not os.path.exists({closed!r}): time.sleep(0.01)\n"
+        f"time.sleep(0.2)\nopen({str(done)!r}, 'w').close()",
+    )
+    uploader.ensure_running()
+    uploader.finish(60)
+    assert done.exists()
+
+
+def test_an_uploader_that_does_not_finish_in_time_is_ended(tmp_path: Path) -> None:
+    work = WorkDirectory(tmp_path)
+    work.clear_messages()
+    uploader = make_uploader(work, "time.sleep(60)")
+    uploader.ensure_running()
+    process = uploader._process
+    assert process is not None
+    began = time.monotonic()
+    uploader.finish(0.2)
+    assert time.monotonic() - began < 10
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_one_that_was_never_started_has_nothing_to_finish(tmp_path: Path) -> None:
+    work = WorkDirectory(tmp_path)
+    work.clear_messages()
+    uploader = make_uploader(work, "time.sleep(60)")
+    uploader.finish(60)
+    uploader.kill()
+    assert not work.spool.is_closed
+
+
+def test_what_ranks_write_into_their_memory_outlives_them(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    memory = SnapshotMemory(range(2))
+    script = (
+        "from pathlib import Path\n"
+        "from finetune_trainer.snapshot_memory import ENV_SNAPSHOT_MEMORY, memory_paths\n"
+        "for kind, path in memory_paths(os.environ[ENV_SNAPSHOT_MEMORY]).items():\n"
+        "    path.write_text(f'{kind} of {os.environ[\"RANK\"]}')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    codes = [end.code for end in start(script, 2, memory=memory).wait()]
+    assert codes == [-signal.SIGKILL] * 2, capfdbinary.readouterr().err
+    written = [os.pread(file, 100, 0).decode() for file in memory.descriptors]
+    assert written == ["parameters of 0", "optimizer of 0", "parameters of 1", "optimizer of 1"]

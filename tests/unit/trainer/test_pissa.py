@@ -19,7 +19,7 @@ from finetune_trainer.state_files import save_state
 from finetune_trainer.tuned_model import TunedModel
 from tests.builders.tiny_models import write_model
 from tests.matrix.runner import make_spec
-from tests.unit.trainer.small_trainer import LORA_FACTS, SmallTrainer, disturb, load_tuned
+from tests.unit.trainer.small_trainer import LORA_FACTS, SmallTrainer, disturb, load_tuned, stopping_after
 
 RANK, ALPHA = 4, 6.0
 PISSA: dict[str, Any] = {"type": "LoRA", "lora": {"rank": RANK, "alpha": ALPHA, "variant": "PiSSA"}}
@@ -122,7 +122,7 @@ def test_a_restart_begins_from_the_same_bits(precision: ComputePrecision, tmp_pa
     # Trained parameters come from the checkpoint; the frozen ones are made again.
     cell = SmallTrainer(tmp_path, PISSA, precision=precision, steps=2)
     cell.train()
-    save_state(tmp_path, cell.trainer.engine.state, is_leader=True)
+    save_state(tmp_path, cell.trainer.engine.state.fragments(), 0)
     cell.tuned.save_method_state(tmp_path)
     resumed = start(base, precision, checkpoint=tmp_path)
     trained = dict(cell.model.named_parameters())
@@ -138,13 +138,7 @@ def test_a_run_that_is_interrupted_is_the_whole_run(tmp_path: Path) -> None:
     options: dict[str, Any] = {"precision": BF16, "micro_batch_tokens": 512}
     whole = SmallTrainer(tmp_path, PISSA, **options)
     losses = [figures.loss for figures in whole.train()]
-    asked: list[None] = []
-
-    def is_third() -> bool:
-        asked.append(None)
-        return len(asked) == 3
-
-    begun = SmallTrainer(tmp_path, PISSA, should_stop=is_third, **options)
+    begun = SmallTrainer(tmp_path, PISSA, signals=stopping_after(3), **options)
     begun.train()
     rest = SmallTrainer(tmp_path, PISSA, checkpoint=begun.save(tmp_path / "checkpoint"), **options)
     assert [figures.loss for figures in rest.train()] == losses[3:]

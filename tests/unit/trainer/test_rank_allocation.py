@@ -15,7 +15,7 @@ from finetune_trainer.rank_allocation import RankAllocation
 from finetune_trainer.run_file import MethodFacts
 from tests.builders.tiny_models import write_model
 from tests.matrix.runner import make_spec
-from tests.unit.trainer.small_trainer import SmallTrainer, disturb, load_tuned
+from tests.unit.trainer.small_trainer import SmallTrainer, disturb, load_tuned, stopping_after
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LAYERS = 2
@@ -166,13 +166,7 @@ def test_a_run_that_is_interrupted_while_ranks_shrink_is_the_whole_run(
 ) -> None:
     whole = make_cell(tmp_path)
     losses = [figures.loss for figures in whole.train()]
-    asked: list[None] = []
-
-    def is_time() -> bool:
-        asked.append(None)
-        return len(asked) == stop_after
-
-    begun = make_cell(tmp_path, should_stop=is_time)
+    begun = make_cell(tmp_path, signals=stopping_after(stop_after))
     begun.train()
     rest = make_cell(tmp_path, checkpoint=begun.save(tmp_path / "checkpoint"))
     assert [figures.loss for figures in rest.train()] == losses[stop_after:]

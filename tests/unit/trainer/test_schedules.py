@@ -10,7 +10,7 @@ import pytest
 
 from finetune_api.spec import Scheduler
 from finetune_trainer.schedules import SchedulePlan, plan_schedule
-from tests.unit.trainer.small_trainer import SmallTrainer
+from tests.unit.trainer.small_trainer import SmallTrainer, stopping_after
 
 PEAK, TOTAL, WARMUP, DECAY = 1e-2, 10, 3, 4
 Curve = Callable[[int], float]
@@ -31,7 +31,6 @@ CURVES: dict[str, Curve] = {
 
 
 def train(folder: Path, scheduler: str, *, stop_after: int = TOTAL, resumes: bool = False) -> list[float]:
-    asked: list[None] = []
     cell = SmallTrainer(
         folder,
         steps=TOTAL,
@@ -40,7 +39,7 @@ def train(folder: Path, scheduler: str, *, stop_after: int = TOTAL, resumes: boo
         micro_batch_tokens=512,
         scheduler=scheduler,
         learningRate=PEAK,
-        should_stop=lambda: asked.append(None) or len(asked) >= stop_after,  # type: ignore[func-returns-value]
+        signals=stopping_after(stop_after),
         checkpoint=folder / "checkpoint" if resumes else None,
     )
     rates = [figures.learning_rate for figures in cell.train()]

@@ -103,9 +103,7 @@ def test_metrics_name_sources_only_where_there_are_several(tmp_path: Path) -> No
 
 def evaluation_of(step: int, evaluation: EvaluationFigures | None) -> EvaluationFigures | None:
     meter = StepMeter()
-    meter.newest = StepFigures(
-        step, 0.1, 1.0, 1e-3, 0.5, 10, 5, 0.1, stop_requested=False, save_requested=False
-    )
+    meter.newest = StepFigures(step, 0.1, 1.0, 1e-3, 0.5, 10, 5, 0.1, stop_requested=False)
     meter.newest_evaluation = evaluation
     return meter.evaluation_of_step
 

@@ -44,6 +44,12 @@ CASES: dict[str, tuple[Exception, type[StageError]]] = {
     "throttling": (answer("SlowDown", 503), StorageUnavailable),
     "too many requests": (answer("TooManyRequests", 429), StorageUnavailable),
     "a conflict of conditional writes": (answer("ConditionalRequestConflict", 409), StorageUnavailable),
+    "a quota that is used up, as Ceph says it": (answer("QuotaExceeded", 403), StorageUnavailable),
+    "a quota that is used up, as MinIO says it": (
+        answer("XMinioAdminBucketQuotaExceeded", 400),
+        StorageUnavailable,
+    ),
+    "a full disk": (answer("XMinioStorageFull", 507), StorageUnavailable),
     "nobody listens": (EndpointConnectionError(endpoint_url="http://s3"), StorageUnavailable),
     "no connection in time": (ConnectTimeoutError(endpoint_url="http://s3"), StorageUnavailable),
     "no answer in time": (ReadTimeoutError(endpoint_url="http://s3"), StorageUnavailable),

@@ -26,8 +26,9 @@ from finetune_trainer.snapshot import (
     restore_random_state,
     restore_training,
 )
+from finetune_trainer.step_figures import Saving, StepSignals
 from finetune_trainer.training import _MOST_OVERFLOWS
-from tests.unit.trainer.small_trainer import ALONE, CPU, FULL, LENGTHS, SmallTrainer
+from tests.unit.trainer.small_trainer import ALONE, CPU, FULL, LENGTHS, SmallTrainer, stopping_after
 
 
 def train_by_hand(cell: SmallTrainer, scheduler_name: str) -> list[float]:
@@ -135,17 +136,28 @@ def test_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
 
 
 def test_stop_is_heard_at_the_end_of_a_step(tmp_path: Path) -> None:
-    answers = iter([False, False, False, True])
-    cell = SmallTrainer(tmp_path, should_stop=lambda: next(answers))
+    cell = SmallTrainer(tmp_path, signals=stopping_after(4))
     cell.trainer.train()
     assert [figures.stop_requested for figures in cell.recorder.figures] == [False, False, False, True]
 
 
-def test_a_wish_to_save_is_heard_at_the_end_of_a_step(tmp_path: Path) -> None:
-    answers = iter([False, True, False, False, False, False])
-    cell = SmallTrainer(tmp_path, should_save=lambda: next(answers))
+def test_what_becomes_of_checkpoints_is_heard_at_the_end_of_a_step(tmp_path: Path) -> None:
+    signals = [
+        StepSignals(),
+        StepSignals(save_requested=True),
+        StepSignals(saving=Saving.MOVING),
+        StepSignals(saving=Saving.STUCK),
+        StepSignals(save_failed=True),
+        StepSignals(),
+    ]
+    answers = iter(signals)
+    cell = SmallTrainer(tmp_path, signals=lambda: next(answers))
     cell.trainer.train()
-    assert [figures.save_requested for figures in cell.recorder.figures] == [False, True, *[False] * 4]
+    heard = [
+        StepSignals(f.stop_requested, f.save_requested, f.saving, f.save_failed)
+        for f in cell.recorder.figures
+    ]
+    assert heard == signals
 
 
 def test_the_pods_kubeflow_variables_bring_no_second_reporter(

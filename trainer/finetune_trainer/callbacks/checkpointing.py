@@ -1,154 +1,108 @@
-"""Checkpoints of a run: when they are taken, what goes in, and how a new attempt goes on from one.
-
-Rank 0 writes, uploads and commits while the others bring what they hold and wait: ranks of other pods share no folder
-with it. The store is never touched between two collectives of a step, and one rank's error becomes the error of all.
-"""
+"""Checkpoints of a run: when they are taken, and how a new attempt goes on from one."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finetune_api.layout import RunLayout
 from finetune_api.progress import CheckpointReport
-from finetune_trainer.checkpoint_schedule import CheckpointSchedule
-from finetune_trainer.checkpoints import (
-    CheckpointFacts,
-    CheckpointManifest,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from finetune_trainer.checkpoint_files import Split
+from finetune_trainer.checkpoint_saver import OUTAGE_PATIENCE_SECONDS, CheckpointSaver, RunIdentity
+from finetune_trainer.checkpoint_schedule import CheckpointSchedule, StepEnd
+from finetune_trainer.checkpoints import CheckpointFacts
 from finetune_trainer.early_stopping import EarlyStoppingRule
-from finetune_trainer.errors import StageError, StorageUnavailable
 from finetune_trainer.gang import Gang
 from finetune_trainer.heartbeat import Heart, Phase
-from finetune_trainer.run_metrics import publish_metrics
-from finetune_trainer.snapshot import (
-    LiveState,
-    TrainerSnapshot,
-    encode_random_state,
-    restore_random_state,
-    restore_training,
-    save_random_states,
-    save_snapshot,
-)
-from finetune_trainer.state_files import save_state
-from finetune_trainer.step_figures import StepFigures, StepMeter
-from finetune_trainer.storage import ObjectStore
-from finetune_trainer.tuned_model import TunedModel
+from finetune_trainer.snapshot import LiveState, TrainerSnapshot, restore_random_state, restore_training
+from finetune_trainer.step_figures import Saving, StepMeter
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """What a checkpoint's manifest says about the run beside its figures."""
-
-    attempt: int
-    incarnation: int
-    model_digest: str
-    dataset_digest: str
-
-
-@dataclass(frozen=True)
-class CheckpointSink:
-    """Commits the files of a folder to the run's place in the store, and the metrics beside them."""
-
-    store: ObjectStore
-    layout: RunLayout
-    identity: RunIdentity
-    keep_last: int
-
-    def commit(
-        self, directory: Path, metrics: Path, figures: StepFigures, world_size: int
-    ) -> CheckpointManifest:
-        """Upload, commit, then remove what the new checkpoint makes superfluous."""
-        shutil.copyfile(metrics, directory / metrics.name)
-        facts = CheckpointFacts(
-            step=figures.step,
-            epoch=figures.epoch,
-            loss=figures.loss,
-            world_size=world_size,
-            attempt=self.identity.attempt,
-            incarnation=self.identity.incarnation,
-            model_digest=self.identity.model_digest,
-            dataset_digest=self.identity.dataset_digest,
-        )
-        manifest = save_checkpoint(self.store, self.layout, directory, facts)
-        publish_metrics(self.store, self.layout, metrics, self.identity.incarnation)
-        prune_checkpoints(self.store, self.layout, self.keep_last, self.identity.incarnation)
-        return manifest
-
-
 class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
-    """Takes a checkpoint when the schedule says so, and when the run is told to go."""
+    """Takes a checkpoint when the schedule says so; waits for it where the run ends, and nowhere else."""
 
     def __init__(
         self,
-        sink: CheckpointSink,
-        gang: Gang,
+        saver: CheckpointSaver,
+        schedule: CheckpointSchedule,
         meter: StepMeter,
         heart: Heart,
-        tuned: TunedModel,
-        live: Callable[[], LiveState],
         *,
+        world_size: int,
+        split: Split,
+        identity: RunIdentity,
         rule: EarlyStoppingRule | None,
-        schedule: CheckpointSchedule,
-        directory: Path,
-        metrics: Path,
         on_commit: Callable[[CheckpointReport], None],
     ) -> None:
-        self._sink = sink
-        self._gang = gang
+        self._saver = saver
+        self._schedule = schedule
         self._meter = meter
         self._heart = heart
-        self._tuned = tuned
-        self._live = live
+        self._world_size = world_size
+        self._split = split
+        self._identity = identity
         self._rule = rule
-        self._directory = directory
-        self._metrics = metrics
-        self._schedule = schedule
         self._on_commit = on_commit
+        self._announced = 0
+        self._is_laid_out = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Save if it is time to."""
-        figures = self._meter.figures
-        is_done = state.global_step >= state.max_steps
-        told_to_go = figures.stop_requested and not is_done
-        if self._schedule.is_due(figures.step, waited_long=figures.save_requested, told_to_go=told_to_go):
+        figures, saver = self._meter.figures, self._saver
+        if figures.save_failed:
+            saver.agree_on_failure(figures.step)
+        self._announce()
+        if not self._is_laid_out:
+            saver.lay_out()
+            self._is_laid_out = True
+        is_last = state.global_step >= state.max_steps or (
+            self._rule is not None and self._rule.state.has_ended
+        )
+        end = StepEnd(
+            figures.step,
+            is_last=is_last,
+            told_to_go=figures.stop_requested,
+            waited_long=figures.save_requested,
+            # One save at a time; but one that does not get there makes room for a newer state.
+            may_save=figures.saving is not Saving.MOVING,
+        )
+        if self._schedule.decide(end):
             self._heart.enter(Phase.SAVING)
-            self._save(figures, self._live())
+            saver.save(self._facts(), replaces=figures.saving is not Saving.NONE)
             self._schedule.note_saved()
+            if is_last or figures.stop_requested:
+                saver.wait(f"checkpoint/{figures.step}/end", patience_seconds=OUTAGE_PATIENCE_SECONDS)
+                self._announce()
 
-    def _save(self, figures: StepFigures, live: LiveState) -> None:
-        gang, directory, topic = self._gang, self._directory, f"checkpoint/{figures.step}"
-        random_states = gang.collect(f"{topic}/random", encode_random_state(gang))
+    def _announce(self) -> None:
+        committed = self._saver.committed()
+        if committed is not None and committed.step > self._announced:
+            self._announced = committed.step
+            self._on_commit(committed)
 
-        def save_files() -> None:
-            if gang.is_leader:
-                _empty(directory)
-            save_state(directory, live.engine.state, is_leader=gang.is_leader)
-            if gang.is_leader:
-                save_random_states(directory, random_states)
-                self._tuned.save_method_state(directory)
-                save_snapshot(directory, figures.step, live, gang, self._rule.state if self._rule else None)
-
-        gang.do_together(f"{topic}/files", on_local_disk(save_files))
-        gang.let_leader(f"{topic}/commit", lambda: self._commit(figures))
-
-    def _commit(self, figures: StepFigures) -> None:
-        manifest = self._sink.commit(self._directory, self._metrics, figures, self._gang.world_size)
-        uri = self._sink.layout.checkpoint_uri(figures.step)
-        logger.info("checkpoint of step %d committed at %s", figures.step, uri)
-        self._on_commit(CheckpointReport(step=figures.step, uri=uri, time=manifest.created))
+    def _facts(self) -> CheckpointFacts:
+        figures, evaluation, identity = self._meter.figures, self._meter.evaluation_of_step, self._identity
+        return CheckpointFacts(
+            step=figures.step,
+            epoch=figures.epoch,
+            loss=figures.loss,
+            eval_loss=evaluation.loss if evaluation is not None else None,
+            world_size=self._world_size,
+            split=self._split,
+            attempt=identity.attempt,
+            incarnation=identity.incarnation,
+            model_digest=identity.model_digest,
+            dataset_digest=identity.dataset_digest,
+            config_digest=identity.config_digest,
+            versions=identity.versions,
+        )
 
 
 class ResumeCallback(TrainerCallback):  # type: ignore[misc]
@@ -193,30 +147,6 @@ class ResumeCallback(TrainerCallback):  # type: ignore[misc]
                 self._gang.device.type,
             )
         _warn_if_inexact(self._snapshot)
-
-
-def on_local_disk(action: Callable[[], None]) -> Callable[[], None]:
-    """Say what a full or broken disk means for the run."""
-
-    def guarded() -> None:
-        try:
-            action()
-        except OSError as error:
-            raise _disk_error(error) from error
-
-    return guarded
-
-
-def _disk_error(error: OSError) -> StageError:
-    return StorageUnavailable(
-        f"The checkpoint could not be written to the pod's own disk: {error}. If the disk is full, raise "
-        "spec.resources.ephemeralStorage."
-    )
-
-
-def _empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
 
 
 def _warn_if_inexact(snapshot: TrainerSnapshot) -> None:

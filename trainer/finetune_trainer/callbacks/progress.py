@@ -14,11 +14,14 @@ from finetune_api.progress import (
     CheckpointReport,
     EffectiveReport,
     Metric,
+    Notice,
+    NoticeReason,
     ProgressReport,
     TrainerStatus,
     TrainingReport,
 )
 from finetune_trainer.progress_reporter import ProgressReporter
+from finetune_trainer.saving_outlook import SavingOutlook
 from finetune_trainer.step_figures import StepFigures, StepMeter
 
 logger = logging.getLogger(__name__)
@@ -38,7 +41,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         effective: EffectiveReport,
         logging_steps: int,
         resumed_from: CheckpointReport | None,
+        outlook: SavingOutlook,
     ) -> None:
+        self._outlook = outlook
         self._reporter = reporter
         self._meter = meter
         self._effective = effective
@@ -46,10 +51,12 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._resumed_from_step = resumed_from.step if resumed_from else None
         self._checkpoint = resumed_from
         self._recent: deque[StepFigures] = deque(maxlen=_RECENT_STEPS)
+        self._said: frozenset[NoticeReason] = frozenset()
 
     def note_checkpoint(self, checkpoint: CheckpointReport) -> None:
         """Take the newest committed checkpoint into the reports."""
         self._checkpoint = checkpoint
+        self._outlook.note_checkpoint(checkpoint)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -67,6 +74,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
                     resumed_from_step=self._resumed_from_step,
                     checkpoint=self._checkpoint,
                     effective=self._effective,
+                    notices=self._notices(),
                 ),
             )
         )
@@ -77,6 +85,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """Report the step; every `loggingSteps`, and at the end, also as a line of the log."""
         figures = self._meter.figures
         self._recent.append(figures)
+        self._outlook.note_step(figures.seconds)
         eta_seconds = self._eta_seconds(state.max_steps - figures.step)
         is_last = figures.step == state.max_steps or bool(control.should_training_stop)
         if figures.step % self._logging_steps == 0 or is_last:
@@ -110,9 +119,20 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
                 peak_memory_bytes=_peak_memory_bytes(),
                 resumed_from_step=self._resumed_from_step,
                 checkpoint=self._checkpoint,
+                stop_seconds=self._outlook.stop_seconds,
                 effective=self._effective,
+                notices=self._notices(),
             ),
         )
+
+    def _notices(self) -> tuple[Notice, ...]:
+        """What people should know now; the log has each once, when it begins."""
+        notices = self._outlook.notices()
+        for notice in notices:
+            if notice.reason not in self._said:
+                logger.warning("%s: %s", notice.reason, notice.message)
+        self._said = frozenset(notice.reason for notice in notices)
+        return notices
 
     def _eta_seconds(self, steps_left: int) -> int:
         mean_seconds = sum(figures.seconds for figures in self._recent) / len(self._recent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -11,21 +11,18 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-# Tensors of the optimizer's state of one parameter, by torch's names: exp_avg, exp_avg_sq, step.
-Moments = dict[str, torch.Tensor]
+from finetune_trainer.state_files import Fragment, SavedState
+
 LossScale = dict[str, float]
 OptimizerFactory = Callable[[nn.Module], Optimizer]
 
 
 class StateTensors(Protocol):
-    """Trained parameters and their moments by name, whole and on the CPU, wherever they are kept.
-
-    `parameter` and `moment` may be collectives: every rank asks for the same names in the same order.
-    """
+    """What training changes, by name: each rank's share of it, and any parameter whole."""
 
     @property
     def is_collective(self) -> bool:
-        """Whether reading brings parts of all ranks together, so that all must read."""
+        """Whether `parameter` brings parts of all ranks together, so that all must ask for the same, in one order."""
         ...
 
     @property
@@ -38,23 +35,15 @@ class StateTensors(Protocol):
         ...
 
     def parameter(self, name: str) -> torch.Tensor:
-        """The whole parameter, fp32."""
+        """The whole parameter, fp32, on the CPU."""
         ...
 
-    def moment_kinds(self, name: str) -> dict[str, tuple[torch.dtype, torch.Size]]:
-        """Type and shape of each of a parameter's moments, without bringing them together."""
+    def fragments(self) -> list[Fragment]:
+        """This rank's share of parameters (fp32) and moments, live; the ranks' shares together are everything once."""
         ...
 
-    def moment(self, name: str, key: str) -> torch.Tensor:
-        """One of a parameter's moments, whole."""
-        ...
-
-    def set_parameter(self, name: str, value: torch.Tensor) -> None:
-        """Put a whole parameter in its place; each rank keeps its part."""
-        ...
-
-    def set_moments(self, values: Mapping[str, Moments]) -> None:
-        """Put the moments of all parameters in their places; each rank keeps its part."""
+    def load(self, saved: SavedState) -> None:
+        """Put parameters and moments back, each rank what it holds. Every rank calls this, before the first step."""
         ...
 
 

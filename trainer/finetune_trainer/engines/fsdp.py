@@ -6,7 +6,6 @@ are added up in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -24,7 +23,8 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
 from finetune_trainer.engines.blocks import move_buffers, numbered_blocks
-from finetune_trainer.engines.engine import Engine, Moments, OptimizerFactory
+from finetune_trainer.engines.engine import Engine, OptimizerFactory
+from finetune_trainer.state_files import Fragment, SavedState
 
 
 class FSDPEngine(Engine):
@@ -114,50 +114,51 @@ class ShardedState:
         """Bring the parts together."""
         return self._parameters[name].full_tensor().detach().to("cpu", torch.float32)
 
-    def moment_kinds(self, name: str) -> dict[str, tuple[torch.dtype, torch.Size]]:
-        """What the optimizer keeps of it."""
-        return {key: (each.dtype, each.shape) for key, each in self._kept(name).items()}
+    def fragments(self) -> list[Fragment]:
+        """Rows: of the flattened whole a range. With them goes the count of steps, which all ranks have."""
+        found = []
+        for name, parameter in self._parameters.items():
+            begin = first_row(parameter) * parameter.stride(0)
+            for key, tensor in {"": parameter, **self._optimizer.state[parameter]}.items():
+                each = torch.as_tensor(tensor).detach()
+                if isinstance(each, DTensor):
+                    found.append(Fragment(name, each.to_local().flatten(), key, begin))
+                elif parameter.to_local().numel():
+                    found.append(Fragment(name, each, key))
+        return [each for each in found if each.tensor.numel()]
 
-    def moment(self, name: str, key: str) -> torch.Tensor:
-        """Bring the parts of a moment together; counts have none."""
-        tensor = self._kept(name)[key].detach()
-        return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.cpu()
-
-    def set_parameter(self, name: str, value: torch.Tensor) -> None:
-        """Keep this rank's part."""
-        target = self._parameters[name]
-        with torch.no_grad():
-            target.to_local().copy_(own_rows(value, target))
-
-    def set_moments(self, values: Mapping[str, Moments]) -> None:
-        """Keep this rank's parts, where its parts of the parameters are."""
-        for name, moments in values.items():
-            target = self._parameters[name]
-            self._optimizer.state[target] = {
-                key: _part_of(tensor, target) if tensor.shape == target.shape else self._count(tensor, target)
-                for key, tensor in moments.items()
+    def load(self, saved: SavedState) -> None:
+        """Take this rank's rows."""
+        for name, parameter in self._parameters.items():
+            with torch.no_grad():
+                self._take(parameter.to_local(), parameter, saved, name)
+            self._optimizer.state[parameter] = {
+                key: self._moment(parameter, saved, name, key) for key in saved.keys(name)
             }
+
+    def _moment(self, parameter: DTensor, saved: SavedState, name: str, key: str) -> torch.Tensor:
+        if key == "step":
+            return self._count(saved.count(name), parameter)
+        # Not distribute_tensor: it brings everything to the mesh's device, also what is offloaded to the host.
+        moment = cast(DTensor, torch.zeros_like(parameter.detach()))
+        self._take(moment.to_local(), parameter, saved, name, key)
+        return moment
+
+    def _take(
+        self, target: torch.Tensor, parameter: DTensor, saved: SavedState, name: str, key: str = ""
+    ) -> None:
+        if target.numel():
+            begin = first_row(parameter) * parameter.stride(0)
+            target.copy_(saved.part(name, begin, target.numel(), key).reshape(target.shape))
 
     def _count(self, tensor: torch.Tensor, target: DTensor) -> torch.Tensor:
         # A fused step reads the count where the parameters are; other steps read it on the host.
         is_fused = bool(self._optimizer.param_groups[0].get("fused"))
         return tensor.to(target.to_local().device if is_fused else "cpu", copy=True)
 
-    def _kept(self, name: str) -> Moments:
-        kept = self._optimizer.state[self._parameters[name]]
-        return {key: torch.as_tensor(each) for key, each in kept.items()}
 
-
-def own_rows(value: torch.Tensor, like: DTensor) -> torch.Tensor:
-    """This rank's part of a whole value: FSDP cuts the first dimension; the last parts may be shorter or empty."""
-    assert like.placements == (Shard(0),), like.placements
-    longest = -(-like.shape[0] // like.device_mesh.size())
-    begin = like.device_mesh.get_local_rank() * longest
-    return value[begin : begin + like.to_local().shape[0]]
-
-
-def _part_of(value: torch.Tensor, like: DTensor) -> DTensor:
-    # Not distribute_tensor: it brings everything to the mesh's device, also what is offloaded to the host.
-    part = cast(DTensor, torch.zeros_like(like.detach()))
-    part.to_local().copy_(own_rows(value, like))
-    return part
+def first_row(parameter: DTensor) -> int:
+    """Where this rank's rows begin: FSDP cuts the first dimension; the last parts may be shorter or empty."""
+    assert parameter.placements == (Shard(0),), parameter.placements
+    longest = -(-parameter.shape[0] // parameter.device_mesh.size())
+    return min(parameter.shape[0], parameter.device_mesh.get_local_rank() * longest)

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from finetune_trainer.engines.engine import Engine, LossScale, Moments, OptimizerFactory
+from finetune_trainer.engines.engine import Engine, LossScale, OptimizerFactory
+from finetune_trainer.state_files import Fragment, SavedState
 
 
 class ReplicatedEngine(Engine):
@@ -25,7 +26,10 @@ class ReplicatedEngine(Engine):
 
     def prepare(self, model: nn.Module, make_optimizer: OptimizerFactory) -> tuple[nn.Module, Optimizer]:
         """Wrap model and optimizer."""
-        self._state = ReplicatedState(model)
+        accelerator = self._accelerator
+        self._state = ReplicatedState(
+            model, rank=accelerator.process_index, world_size=accelerator.num_processes
+        )
         self._plain = make_optimizer(model)
         # accelerate takes LOCAL_RANK for a sign of DDP, which one rank alone does not need.
         is_alone = self._accelerator.num_processes == 1
@@ -75,8 +79,12 @@ class ReplicatedEngine(Engine):
 class ReplicatedState:
     """Parameters and moments as torch and bitsandbytes keep them."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, rank: int = 0, world_size: int = 1) -> None:
         self._parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self._shares = split_evenly(
+            {name: each.numel() for name, each in self._parameters.items()}, world_size
+        )
+        self._rank = rank
         self.optimizer: Optimizer | None = None
 
     @property
@@ -97,38 +105,48 @@ class ReplicatedState:
         """The parameter itself, on the CPU."""
         return self._parameters[name].detach().to("cpu", torch.float32)
 
-    def moment_kinds(self, name: str) -> dict[str, tuple[torch.dtype, torch.Size]]:
-        """What the optimizer keeps of it."""
-        return {key: (tensor.dtype, tensor.shape) for key, tensor in self._moments(name).items()}
+    def fragments(self) -> list[Fragment]:
+        """Whole tensors: every rank has them all, and saves some."""
+        kept = self._optimizer().state
+        found = []
+        for name in self._shares[self._rank]:
+            parameter = self._parameters[name]
+            found.append(Fragment(name, parameter.detach().float()))
+            found += [
+                Fragment(name, torch.as_tensor(value).detach(), key) for key, value in kept[parameter].items()
+            ]
+        return found
 
-    def moment(self, name: str, key: str) -> torch.Tensor:
-        """One moment, on the CPU."""
-        return self._moments(name)[key].detach().cpu()
-
-    def set_parameter(self, name: str, value: torch.Tensor) -> None:
-        """Copy it."""
+    def load(self, saved: SavedState) -> None:
+        """Copy the parameters, and give the optimizer a state of its own kind."""
         with torch.no_grad():
-            self._parameters[name].copy_(value)
-
-    def set_moments(self, values: Mapping[str, Moments]) -> None:
-        """Give the optimizer a state of its own kind."""
+            for name, parameter in self._parameters.items():
+                parameter.copy_(saved.whole(name, parameter.shape))
         optimizer = self._optimizer()
         state = optimizer.state_dict()
         names = {id(parameter): name for name, parameter in self._parameters.items()}
-        ordered = [each for group in optimizer.param_groups for each in group["params"]]
-        state["state"] = {
-            index: {key: _as_kept(key, tensor) for key, tensor in values[names[id(each)]].items()}
-            for index, each in enumerate(ordered)
-        }
+        ordered = [names[id(each)] for group in optimizer.param_groups for each in group["params"]]
+        state["state"] = {index: self._moments(saved, name) for index, name in enumerate(ordered)}
         optimizer.load_state_dict(state)
 
-    def _moments(self, name: str) -> Moments:
-        kept = self._optimizer().state[self._parameters[name]]
-        return {key: torch.as_tensor(value) for key, value in kept.items()}
+    def _moments(self, saved: SavedState, name: str) -> dict[str, torch.Tensor | int]:
+        shape = self._parameters[name].shape
+        return {key: _as_kept(key, saved.whole(name, shape, key)) for key in saved.keys(name)}
 
     def _optimizer(self) -> Optimizer:
         assert self.optimizer is not None, "prepared before its state is asked for"
         return self.optimizer
+
+
+def split_evenly(sizes: Mapping[str, int], count: int) -> list[list[str]]:
+    """Deal names out so that the sums of their sizes are nearly the same: the largest first, to whom has least."""
+    shares: list[list[str]] = [[] for _ in range(count)]
+    sums = [0] * count
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        least = sums.index(min(sums))
+        shares[least].append(name)
+        sums[least] += sizes[name]
+    return shares
 
 
 def _as_kept(key: str, tensor: torch.Tensor) -> torch.Tensor | int:

@@ -16,7 +16,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from finetune_trainer.engines.blocks import move_buffers, numbered_blocks
-from finetune_trainer.engines.engine import Engine, Moments, OptimizerFactory
+from finetune_trainer.engines.engine import Engine, OptimizerFactory
+from finetune_trainer.state_files import Fragment, SavedState
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 # The fp32 tensors that torch's optimizer steps, by DeepSpeed's names: stage 3, stage 1 and 2, stage 1 in 16 bits.
@@ -153,43 +154,34 @@ class ZeroState:
 
         return self._whole(safe_get_full_fp32_param(self._parameters[name]), name)
 
-    def moment_kinds(self, name: str) -> dict[str, tuple[torch.dtype, torch.Size]]:
-        """AdamW's two moments and its count."""
-        kinds = {key: (torch.float32, self.shape(name)) for key in _MOMENTS}
-        return {**kinds, "step": (torch.float32, torch.Size([]))}
+    def fragments(self) -> list[Fragment]:
+        """Ranges of the flattened parameters. With them goes the count of steps, which all ranks have."""
+        found = []
+        self._link_moments()
+        for name, parameter in self._parameters.items():
+            if (held := _held_range(parameter)) is not None:
+                begin, length = held
+                found += [
+                    Fragment(name, _own_part(parameter, key)[:length], key, begin) for key in ("", *_MOMENTS)
+                ]
+                found.append(Fragment(name, self._count(), "step"))
+        return found
 
-    def moment(self, name: str, key: str) -> torch.Tensor:
-        """Bring the parts of a moment together; the count is the same everywhere."""
-        from deepspeed.utils import safe_get_full_optimizer_state
+    def load(self, saved: SavedState) -> None:
+        """Take this rank's ranges; what is computed with is made from all ranks' fp32 values, as after a step."""
+        self._make_state(saved.count(next(iter(self._parameters))))
+        for name, parameter in self._parameters.items():
+            if (held := _held_range(parameter)) is None:
+                continue
+            begin, length = held
+            for key in ("", *_MOMENTS):
+                _own_part(parameter, key)[:length].copy_(saved.part(name, begin, length, key))
+            if hasattr(parameter, "ds_tensor"):
+                parameter.ds_tensor.data[:length].copy_(saved.part(name, begin, length))
 
-        if key == "step":
-            counts = (state["step"] for state in self._base.state.values() if "step" in state)
-            return torch.as_tensor(next(counts)).detach().cpu().float()
-        return self._whole(safe_get_full_optimizer_state(self._parameters[name], key), name)
-
-    def set_parameter(self, name: str, value: torch.Tensor) -> None:
-        """Set the fp32 parts; what is computed with was set when the model was made."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
-
-        parameter = self._parameters[name]
-        if hasattr(parameter, "ds_id"):
-            safe_set_local_fp32_param(parameter, _own_part(value, parameter))
-        else:
-            safe_set_full_fp32_param(parameter, value.to(parameter.device, torch.float32))
-
-    def set_moments(self, values: Mapping[str, Moments]) -> None:
-        """Make the state that the first step would make, then fill it."""
-        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
-
-        self._make_state(next(iter(values.values()))["step"])
-        for name, moments in values.items():
-            parameter = self._parameters[name]
-            for key in _MOMENTS:
-                if hasattr(parameter, "ds_id"):
-                    safe_set_local_optimizer_state(parameter, _own_part(moments[key], parameter), key)
-                else:
-                    value = moments[key].to(parameter.device, torch.float32)
-                    safe_set_full_optimizer_state(parameter, value, key)
+    def _count(self) -> torch.Tensor:
+        counts = (state["step"] for state in self._base.state.values() if "step" in state)
+        return torch.as_tensor(next(counts)).detach().float()
 
     @property
     def _base(self) -> Optimizer:
@@ -203,8 +195,13 @@ class ZeroState:
                 "step": step.to(flat.device if is_fused else "cpu", torch.float32, copy=True),
                 **{key: torch.zeros_like(flat) for key in _MOMENTS},
             }
-        # ZeRO-1 and -2 note where each parameter's moments are when the first step has made them.
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        # ZeRO-1 and -2 note where each parameter's moments are when the first group of them has taken its first step:
+        # too early for the others. Source: DeepSpeed, runtime/zero/stage_1_and_2.py, _optimizer_step.
         if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
+            self._zero._hp_optimizer_states_linked = False
             self._zero._lazy_init_hp_params_optimizer_state()
 
     def _flat_partitions(self) -> list[torch.Tensor]:
@@ -218,11 +215,26 @@ class ZeroState:
         return tensor.detach().reshape(self.shape(name)).to("cpu", torch.float32)
 
 
-def _own_part(value: torch.Tensor, parameter: Any) -> torch.Tensor:  # noqa: ANN401 (DeepSpeed's attributes)
-    """This rank's part of a whole value in stage 3, fp32; parts are equally long, the last one is filled up.
+def _held_range(parameter: Any) -> tuple[int, int] | None:  # noqa: ANN401 (DeepSpeed's attributes)
+    """First element and number of elements that this rank holds of a flattened parameter; None where it has none."""
+    if hasattr(parameter, "ds_id"):
+        # Parts are equally long; the last one is filled up.
+        longest = parameter.partition_numel()
+        begin = dist.get_rank() * longest
+        length = min(longest, parameter.ds_numel - begin)
+        return (begin, length) if length > 0 else None
+    if parameter._hp_mapping is None:
+        return None
+    address = parameter._hp_mapping.lp_fragment_address
+    return address.start, address.numel
 
-    DeepSpeed's own cutting (zero/stage3.py, set_full_hp_param) fails where the last part is not full.
-    """
-    length, rank = parameter.partition_numel(), dist.get_rank()
-    flat = value.to(torch.float32).flatten()[rank * length : (rank + 1) * length]
-    return nn.functional.pad(flat, (0, length - flat.numel()))
+
+def _own_part(parameter: Any, key: str) -> torch.Tensor:  # noqa: ANN401
+    """The live fp32 values, or moments, that this rank holds of a parameter, [elements]."""
+    if not hasattr(parameter, "ds_id"):
+        return cast(torch.Tensor, parameter._hp_mapping.get_hp_fragment(key or None)).detach()
+    zero = parameter._z3_optimizer
+    group, offset, length = zero.grad_position[zero.get_param_id(parameter)]
+    flat = zero.fp32_partitioned_groups_flat[group]
+    whole = zero.optimizer.state[flat][key] if key else flat
+    return cast(torch.Tensor, whole.detach().narrow(0, offset, length))

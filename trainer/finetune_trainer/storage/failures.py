@@ -18,6 +18,7 @@ from botocore.exceptions import (
 from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
+from finetune_trainer.disk_errors import is_of_local_disk
 from finetune_trainer.errors import (
     ObjectDamaged,
     ObjectMissing,
@@ -51,6 +52,10 @@ _MISSING_CODES = frozenset({"404", "NoSuchKey", "NotFound"})
 _WRONG_REGION_CODES = frozenset(
     {"301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 )
+# What stores answer that cannot read checksums in headers or trailers. Source: boto/boto3#4392.
+_CHECKSUM_CODES = frozenset(
+    {"MissingContentLength", "MissingContentMD5", "XAmzContentSHA256Mismatch", "InvalidTrailer"}
+)
 _TRANSIENT_CODES = frozenset(
     {
         "BadDigest",
@@ -68,6 +73,8 @@ _TRANSIENT_CODES = frozenset(
         "TooManyRequests",
     }
 )
+# Somebody makes room, or the run's own older checkpoints go. Ceph answers 403, MinIO 400 or 507.
+_FULL_CODES = frozenset({"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"})
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def translated(store: StoreDescription, uri: str, action: str) -> Iterator[None]
             "a ConfigMap and name it in store.caBundleRef, or use an endpoint with a certificate of a known authority."
         ) from error
     except (BotoCoreError, RetriesExceededError, HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
+        if is_of_local_disk(error) or (isinstance(error, OSError) and error.filename is not None):
             raise  # A local file, not the store.
         raise StorageUnavailable(
             f"Could not {action} {uri}: {store.endpoint} does not answer ({_short(error)}). "
@@ -137,13 +144,18 @@ def _of_response(
         return ObjectMissing(
             f"{uri} does not exist at {store.endpoint}. Put the object there or correct the URI."
         )
-    if status >= 500 or status == 429 or code in _TRANSIENT_CODES:
+    if status >= 500 or status == 429 or code in _TRANSIENT_CODES | _FULL_CODES:
         return StorageUnavailable(
             f"Could not {action} {uri}: {store.endpoint} answers {code or status}, also after retries. "
             "Check the store; the stage is tried again."
         )
     if code in _DENIED_CODES or status in (401, 403):
         return StorageDenied(_denied_sentence(store, location, action, code or str(status)))
+    if code in _CHECKSUM_CODES:
+        return UserError(
+            f"{store.endpoint} refuses to {action} {uri} ({code}): it does not know the checksums that are sent along. "
+            "Set store.checksums: WhenRequired."
+        )
     return UserError(
         f"{store.endpoint} refuses to {action} {uri}: {_short(error)} Correct the URI or the store's settings."
     )

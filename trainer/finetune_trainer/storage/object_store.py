@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import boto3.session
-import botocore.session
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from s3transfer.futures import TransferFuture
 from s3transfer.manager import TransferConfig, TransferManager
 
-from finetune_api import names
-from finetune_api.spec import Addressing, Checksums, Store
-from finetune_trainer.errors import ObjectMissing, StorageUnavailable, UserError
-from finetune_trainer.storage.credentials import MountedCredentials
+from finetune_api.spec import Store
+from finetune_trainer.errors import ObjectDamaged, ObjectMissing, StorageUnavailable
+from finetune_trainer.storage.client import open_client
+from finetune_trainer.storage.downloads import download_hashed
 from finetune_trainer.storage.failures import StoreDescription, translated
 from finetune_trainer.storage.locations import ObjectInfo, S3Location, refuse_metadata_endpoint, safe_path
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_SECONDS = 10
-READ_TIMEOUT_SECONDS = 60
 # Waits grow to 20 s: eight attempts ride out an outage of about half a minute.
 DEFAULT_MAX_ATTEMPTS = 8
 _MIB = 1024 * 1024
@@ -37,25 +34,33 @@ _TRANSFER = TransferConfig(
     multipart_chunksize=_PART_BYTES,
     max_request_concurrency=6,
     max_submission_concurrency=2,
+    max_io_queue_size=64,
 )
 _DELETE_BATCH = 1000
+_POLL_SECONDS = 0.005
 
 
 class ObjectStore:
     """Objects by URI. Instances are safe to share between threads."""
 
-    def __init__(self, client: Any, description: StoreDescription) -> None:  # noqa: ANN401 (botocore makes its clients at run time)
-        self._client = client
-        self._description = description
+    def __init__(self, open_client: Callable[..., Any], secret_name: str | None) -> None:
+        """`open_client` makes a client, or with signs_content=False one for files."""
+        self._client = open_client()
+        self._open_client = open_client
+        self._description = StoreDescription(self._client.meta.endpoint_url, secret_name)
 
     @classmethod
     def open(cls, store: Store, *, max_attempts: int = DEFAULT_MAX_ATTEMPTS) -> ObjectStore:
         """Make a client for the store; nothing is sent yet. Raises UserError for a Secret without the keys."""
         if store.endpoint is not None:
             refuse_metadata_endpoint(store.endpoint)
-        client = _client(store, max_attempts)
         secret = store.credentials_secret_ref
-        return cls(client, StoreDescription(client.meta.endpoint_url, secret.name if secret else None))
+        return cls(partial(open_client, store, max_attempts), secret.name if secret else None)
+
+    @cached_property
+    def _file_client(self) -> Any:  # noqa: ANN401 (botocore makes its clients at run time)
+        # To sign a file's content would mean to hash it once more; its digest stands in a manifest, which is signed.
+        return self._open_client(signs_content=False)
 
     @property
     def endpoint(self) -> str:
@@ -66,11 +71,21 @@ class ObjectStore:
 
     def read_bytes(self, uri: str) -> bytes:
         """Read a whole object. Raises ObjectMissing, StorageDenied, StorageUnavailable."""
-        return self._get(uri)
+        location = S3Location.parse(uri)
+        with translated(self._description, uri, "read"):
+            response = self._client.get_object(Bucket=location.bucket, Key=location.key)
+            # Not `with response["Body"]`, which gives out the stream below the one that compares checksums.
+            with closing(response["Body"]) as body:
+                return bytes(body.read())
 
     def read_range(self, uri: str, start: int, length: int) -> bytes:
         """Read `length` bytes from byte `start` on; fewer where the object ends before."""
-        return self._get(uri, Range=f"bytes={start}-{start + length - 1}")
+        location, wanted = S3Location.parse(uri), f"bytes={start}-{start + length - 1}"
+        with translated(self._description, uri, "read"):
+            response = self._client.get_object(Bucket=location.bucket, Key=location.key, Range=wanted)
+            # The stream below the one that compares checksums: some stores send the whole object's with a part of it.
+            with response["Body"] as body:
+                return bytes(body.read())
 
     def write_bytes(self, uri: str, data: bytes, *, only_if_absent: bool = False) -> bool:
         """Write an object. With `only_if_absent`: return False if another content was already there."""
@@ -92,7 +107,7 @@ class ObjectStore:
         try:
             with translated(self._description, uri, "read"):
                 response = self._client.get_object(Bucket=location.bucket, Key=location.key)
-                with response["Body"] as body:
+                with closing(response["Body"]) as body:
                     return bytes(body.read()), str(response["ETag"])
         except ObjectMissing:
             return None
@@ -181,17 +196,21 @@ class ObjectStore:
             count += len(keys)
         return count
 
-    def abort_uploads(self, prefix_uri: str) -> int:
-        """Remove what unfinished uploads left in a folder, and return how many there were."""
+    def abort_uploads(self, prefix_uri: str, which: Callable[[str], bool] = lambda name: True) -> int:
+        """Remove what unfinished uploads left in a folder, and return how many there were.
+
+        `which`: those to remove, by the names of the objects relative to the folder. A store that keeps no list of them
+        has none that could be removed.
+        """
         location = S3Location.parse(prefix_uri)
-        count, aborted = 0, list[tuple[str, str]]()
-        while uploads := self._first_uploads(location, prefix_uri):
-            self._ensure_gone(uploads[0] not in aborted, prefix_uri)
-            aborted = uploads
-            for key, upload_id in uploads:
-                self._abort_upload(location.bucket, key, upload_id)
-            count += len(uploads)
-        return count
+        uploads = [
+            (key, upload_id)
+            for key, upload_id in self._unfinished_uploads(location, prefix_uri)
+            if which(key.removeprefix(location.folder_prefix))
+        ]
+        for key, upload_id in uploads:
+            self._abort_upload(location.bucket, key, upload_id)
+        return len(uploads)
 
     # --- files -----------------------------------------------------------------------------------------------
 
@@ -216,24 +235,41 @@ class ObjectStore:
             futures = {uri: _start_download(manager, uri, path) for uri, path in files.items()}
             self._wait(futures, "read")
 
+    def download_hashed(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Download several objects at once and return their SHA-256, made as they arrive; checksums do not count."""
+        return download_hashed(self._fetch_range, files)
+
     def upload_file(self, path: Path, uri: str) -> None:
         """Upload a file, a large one in parallel parts."""
         self.upload_files({uri: path})
 
-    def upload_files(self, files: Mapping[str, Path]) -> None:
-        """Upload several files at once, with bounded memory."""
+    def upload_files(
+        self, files: Mapping[str, Path], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Upload several files at once, with bounded memory. When cancelled it returns before all are there."""
         with self._transfers() as manager:
             futures = {uri: _start_upload(manager, uri, path) for uri, path in files.items()}
-            self._wait(futures, "write")
+            self._wait(futures, "write", is_cancelled=is_cancelled)
 
     # --- inner steps -----------------------------------------------------------------------------------------
 
-    def _get(self, uri: str, **arguments: str) -> bytes:
-        location = S3Location.parse(uri)
+    def _fetch_range(self, uri: str, start: int, length: int, etag: str | None) -> Mapping[str, Any] | None:
+        location, condition = S3Location.parse(uri), {} if etag is None else {"IfMatch": etag}
         with translated(self._description, uri, "read"):
-            response = self._client.get_object(Bucket=location.bucket, Key=location.key, **arguments)
-            with response["Body"] as body:
-                return bytes(body.read())
+            try:
+                answer: Mapping[str, Any] = self._client.get_object(
+                    Bucket=location.bucket,
+                    Key=location.key,
+                    Range=f"bytes={start}-{start + length - 1}",
+                    **condition,
+                )
+            except ClientError as error:
+                if _status(error) == 416:
+                    return None  # It is empty.
+                if not _is_precondition_failed(error):
+                    raise
+                raise ObjectDamaged(f"{uri} was replaced while it was read. It is read again.") from error
+            return answer
 
     def _first_keys(self, location: S3Location, uri: str) -> list[str]:
         # Always the first page: what was deleted is not listed again, and who is interrupted needs no place to go on.
@@ -243,10 +279,27 @@ class ObjectStore:
             )
         return [entry["Key"] for entry in page.get("Contents", [])]
 
-    def _first_uploads(self, location: S3Location, uri: str) -> list[tuple[str, str]]:
+    def _unfinished_uploads(self, location: S3Location, uri: str) -> list[tuple[str, str]]:
         with translated(self._description, uri, "list the unfinished uploads of"):
-            page = self._client.list_multipart_uploads(Bucket=location.bucket, Prefix=location.folder_prefix)
-        return [(entry["Key"], entry["UploadId"]) for entry in page.get("Uploads", [])]
+            try:
+                return list(self._uploads(location))
+            except ClientError as error:
+                # Some stores keep no list of them; rclone has none before the first upload.
+                if _is_not_implemented(error) or _code(error) == "NoSuchUpload":
+                    return []
+                raise
+
+    def _uploads(self, location: S3Location) -> Iterator[tuple[str, str]]:
+        marker: dict[str, str] = {}
+        while True:
+            page = self._client.list_multipart_uploads(
+                Bucket=location.bucket, Prefix=location.folder_prefix, **marker
+            )
+            yield from ((entry["Key"], entry["UploadId"]) for entry in page.get("Uploads", []))
+            if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
+                return
+            # By key alone: versitygw refuses the upload id that it has just named.
+            marker = {"KeyMarker": page["NextKeyMarker"]}
 
     def _ensure_gone(self, is_gone: bool, uri: str) -> None:
         if not is_gone:
@@ -261,7 +314,7 @@ class ObjectStore:
                 self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
             except ClientError as error:
                 # It was finished or removed meanwhile.
-                if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+                if _code(error) != "NoSuchUpload":
                     raise
 
     def _delete_batch(self, bucket: str, keys: list[str]) -> None:
@@ -275,13 +328,27 @@ class ObjectStore:
 
     @contextmanager
     def _transfers(self) -> Iterator[TransferManager]:
-        with TransferManager(self._client, _TRANSFER) as manager:
+        with TransferManager(self._file_client, _TRANSFER) as manager:
             yield manager
 
-    def _wait(self, futures: Mapping[str, TransferFuture], action: str) -> None:
-        for uri, future in futures.items():
-            with translated(self._description, uri, action):
-                future.result()
+    def _wait(
+        self,
+        futures: Mapping[str, TransferFuture],
+        action: str,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        try:
+            for uri, future in futures.items():
+                while not future.done() and not is_cancelled():
+                    time.sleep(_POLL_SECONDS)
+                if is_cancelled():
+                    return
+                with translated(self._description, uri, action):
+                    future.result()
+        finally:
+            # After a failure, or when nobody wants them any more: the others need not go on.
+            for future in futures.values():
+                future.cancel()
 
 
 def _start_download(manager: TransferManager, uri: str, path: Path) -> TransferFuture:
@@ -294,80 +361,16 @@ def _start_upload(manager: TransferManager, uri: str, path: Path) -> TransferFut
     return manager.upload(os.fspath(path), location.bucket, location.key)
 
 
-def _client(store: Store, max_attempts: int) -> Any:  # noqa: ANN401
-    session = botocore.session.get_session()
-    if store.credentials_secret_ref is not None:
-        _use_mounted_secret(session, store.credentials_secret_ref.name)
-    return boto3.session.Session(botocore_session=session).client(
-        "s3",
-        region_name=store.region,
-        endpoint_url=store.endpoint.rstrip("/") if store.endpoint else None,
-        config=_client_config(store, max_attempts),
-        verify=_trusted_certificates(store),
-    )
-
-
-def _trusted_certificates(store: Store) -> str | None:
-    """The file of the authorities to trust; None for the image's public ones."""
-    reference = store.ca_bundle_ref
-    if reference is None:
-        return None
-    path = Path(names.ca_bundle_directory(reference.name)) / reference.key
-    if not path.is_file():
-        raise UserError(
-            f"ConfigMap '{reference.name}' with key {reference.key} is not mounted at {path}. Create it in the job's "
-            "namespace with the store's certificates, PEM, or correct store.caBundleRef."
-        )
-    return str(path)
-
-
-def _use_mounted_secret(session: botocore.session.Session, secret_name: str) -> None:
-    directory = Path(names.credentials_directory(secret_name))
-    if not directory.is_dir():
-        raise UserError(
-            f"Secret '{secret_name}' is not mounted at {directory}. Create it in the job's namespace with the keys "
-            f"{names.SECRET_KEY_ACCESS_KEY_ID} and {names.SECRET_KEY_SECRET_ACCESS_KEY}."
-        )
-    credentials = MountedCredentials(secret_name, directory)
-    session.get_component("credential_provider").providers.insert(0, _FixedProvider(credentials))
-
-
-class _FixedProvider:
-    """A credential provider that has one answer, so that a Secret wins over the pod's environment."""
-
-    METHOD = "mounted-secret"
-    CANONICAL_NAME = None
-
-    def __init__(self, credentials: MountedCredentials) -> None:
-        self._credentials = credentials
-
-    def load(self) -> MountedCredentials:
-        return self._credentials
-
-
-def _client_config(store: Store, max_attempts: int) -> Config:
-    is_auto_path = store.addressing is Addressing.AUTO and store.endpoint is not None
-    use_path = store.addressing is Addressing.PATH or is_auto_path
-    checksums = "when_supported" if store.checksums is Checksums.WHEN_SUPPORTED else "when_required"
-    return Config(
-        signature_version="s3v4",
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=READ_TIMEOUT_SECONDS,
-        # `standard` waits with jitter between attempts; `adaptive` would also slow down healthy requests.
-        retries={"mode": "standard", "total_max_attempts": max_attempts},
-        max_pool_connections=16,
-        request_checksum_calculation=checksums,
-        response_checksum_validation=checksums,
-        s3={"addressing_style": "path" if use_path else "virtual"},
-    )
-
-
 def _is_precondition_failed(error: ClientError) -> bool:
     return _status(error) == 412
 
 
 def _is_not_implemented(error: ClientError) -> bool:
     return _status(error) == 501
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _status(error: ClientError) -> int:

@@ -1,0 +1,186 @@
+"""Downloads files in parallel ranges, straight into their places, and hashes them as they arrive.
+
+boto3's own manager has no digests: whoever compares some would read everything once more. The ranges' own checksums,
+which not every store has, are not needed then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from urllib3.exceptions import HTTPError
+
+_MIB = 1024 * 1024
+RANGE_BYTES = 16 * _MIB
+_BLOCK_BYTES = 1 * _MIB
+_WORKERS = 6
+# botocore repeats requests that fail; what breaks off in the midst of an answer is for us.
+_MOST_BREAKS = 8
+_LONGEST_PAUSE_SECONDS = 20.0
+_TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
+
+
+class FetchRange(Protocol):
+    """Asks for bytes of an object: the answer of GetObject, or None for an object without any."""
+
+    def __call__(self, uri: str, start: int, length: int, etag: str | None) -> Mapping[str, Any] | None:
+        """`etag`: of the object whose first range has come; another one is an error."""
+        ...
+
+
+@dataclass
+class _File:
+    """A file on its way. Ranges are hashed in order, by whoever brings the one that is next."""
+
+    uri: str
+    path: Path
+    descriptor: int = -1
+    size_bytes: int = 0
+    etag: str | None = None
+    arrived: set[int] = field(default_factory=set)
+    hashed: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    hashing: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def unfinished(self) -> Path:
+        """Where it stands until it is complete."""
+        return self.path.with_name(f".{self.path.name}.part")
+
+    def range_length(self, start: int) -> int:
+        """Bytes of the range that begins there."""
+        return min(RANGE_BYTES, self.size_bytes - start)
+
+
+class Downloads:
+    """One call's files."""
+
+    def __init__(self, fetch: FetchRange, files: Mapping[str, Path]) -> None:
+        self._fetch = fetch
+        self._files = [_File(uri, path) for uri, path in files.items()]
+        self._failed = threading.Event()
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="download")
+        self._pending: set[Future[None]] = set()
+        self._lock = threading.Lock()
+
+    def run(self) -> dict[str, str]:
+        """Bring everything; SHA-256 by URI. Raises the first error."""
+        try:
+            for file in self._files:
+                file.path.parent.mkdir(parents=True, exist_ok=True)
+                self._submit(self._begin, file)
+            while pending := self._take_pending():
+                done, _ = wait(pending, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+        finally:
+            self._failed.set()
+            self._pool.shutdown(cancel_futures=True)
+            self._forget_unfinished()
+        return {file.uri: file.digest.hexdigest() for file in self._files}
+
+    def _submit(self, action: Callable[..., None], *arguments: object) -> None:
+        with self._lock:
+            self._pending.add(self._pool.submit(action, *arguments))
+
+    def _take_pending(self) -> set[Future[None]]:
+        with self._lock:
+            self._pending = {future for future in self._pending if not future.done() or future.exception()}
+            return set(self._pending)
+
+    def _begin(self, file: _File) -> None:
+        """Bring the first range, which tells the size, and ask for the others."""
+        file.descriptor = os.open(file.unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        answer = self._fetch(file.uri, 0, RANGE_BYTES, None)
+        if answer is None:
+            self._finish(file)
+            return
+        match = _TOTAL.match(answer.get("ContentRange", ""))
+        file.size_bytes = int(match[1]) if match else int(answer["ContentLength"])
+        file.etag = answer["ETag"]
+        os.ftruncate(file.descriptor, file.size_bytes)
+        starts = range(RANGE_BYTES, file.size_bytes, RANGE_BYTES)
+        for start in starts:
+            self._submit(self._bring, file, start)
+        self._bring(file, 0, answer)
+
+    def _bring(self, file: _File, start: int, answer: Mapping[str, Any] | None = None) -> None:
+        position, end, breaks = start, start + file.range_length(start), 0
+        while position < end and not self._failed.is_set():
+            try:
+                if answer is None:
+                    answer = self._fetch(file.uri, position, end - position, file.etag)
+                    assert answer is not None, "it had bytes before"
+                position = self._write(file, answer["Body"], position, end)
+                if position < end:
+                    raise HTTPError("the answer ended before its time")
+            except (HTTPError, ConnectionError, TimeoutError):
+                breaks += 1
+                if breaks > _MOST_BREAKS:
+                    raise
+                longest = min(_LONGEST_PAUSE_SECONDS, 0.5 * 2**breaks)
+                self._failed.wait(longest * random.uniform(0.5, 1))  # noqa: S311
+                position, answer = start, None
+        if not self._failed.is_set():
+            self._arrive(file, start)
+
+    def _write(self, file: _File, body: Any, position: int, end: int) -> int:  # noqa: ANN401 (botocore's stream)
+        # The stream below the one that compares checksums: some stores send the whole object's with a part of it.
+        with body as raw:
+            while position < end and not self._failed.is_set():
+                block = raw.read(min(_BLOCK_BYTES, end - position))
+                if not block:
+                    break
+                position += os.pwrite(file.descriptor, block, position)
+        return position
+
+    def _arrive(self, file: _File, start: int) -> None:
+        with file.lock:
+            file.arrived.add(start)
+        self._hash_what_is_next(file)
+        if file.hashed == file.size_bytes:
+            self._finish(file)
+
+    def _hash_what_is_next(self, file: _File) -> None:
+        """Only one hashes at a time; a range that arrives meanwhile is seen by it, or by its own bringer after it."""
+        while file.hashed in file.arrived and file.hashing.acquire(blocking=False):
+            try:
+                while file.hashed in file.arrived:
+                    position, end = file.hashed, file.hashed + file.range_length(file.hashed)
+                    while position < end:
+                        block = os.pread(file.descriptor, min(_BLOCK_BYTES, end - position), position)
+                        file.digest.update(block)
+                        position += len(block)
+                    file.hashed = end
+            finally:
+                file.hashing.release()
+
+    def _finish(self, file: _File) -> None:
+        with file.lock:
+            if file.descriptor < 0:
+                return
+            os.close(file.descriptor)
+            file.descriptor = -1
+        file.unfinished.replace(file.path)
+
+    def _forget_unfinished(self) -> None:
+        for file in self._files:
+            if file.descriptor >= 0:
+                os.close(file.descriptor)
+                file.descriptor = -1
+                file.unfinished.unlink(missing_ok=True)
+
+
+def download_hashed(fetch: FetchRange, files: Mapping[str, Path]) -> dict[str, str]:
+    """Download several objects at once; each file appears when it is complete. Their SHA-256 by URI."""
+    return Downloads(fetch, files).run()
