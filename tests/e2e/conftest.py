@@ -29,7 +29,7 @@ from tests.e2e.side_by_side import OpenJobs, Stage, stories_of
 
 # The longest one starts first. The others need the cluster for themselves, and come in this order.
 FIRST = "test_quickstart.py"
-ALONE = ("test_node_away.py", "test_uninstall.py", "test_security.py")
+ALONE = ("test_survival.py", "test_node_away.py", "test_uninstall.py", "test_security.py")
 # A first run builds images; pytest counts that as part of its first test.
 TIMEOUT_SECONDS = 1800
 

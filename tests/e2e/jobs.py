@@ -107,6 +107,13 @@ class Jobs:
         """`kubectl -n NAMESPACE …`; raises with kubectl's words."""
         return self.environment.run("kubectl", "-n", self.namespace, *arguments, stdin=stdin, quiet=True)
 
+    def evict(self, pod: JsonObject) -> None:
+        """Ask for the pod's eviction, as `kubectl drain` does."""
+        name = pod["metadata"]["name"]
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/eviction"
+        self.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+
     # --- what a user sees --------------------------------------------------------------------------------------
 
     def get(self, kind: str, labels: str = "", fields: str = "") -> list[JsonObject]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from tests.e2e.jobs import NO_MERGE, Jobs, JsonObject, attempts_of
 from tests.e2e.side_by_side import side_by_side
 
@@ -12,20 +10,12 @@ STEPS = 400
 ENDLESS = 100_000
 
 
-def evict(jobs: Jobs, pod: JsonObject) -> None:
-    """Ask for the pod's eviction, as `kubectl drain` does."""
-    name = pod["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
-    path = f"/api/v1/namespaces/{jobs.namespace}/pods/{name}/eviction"
-    jobs.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
-
-
 @side_by_side
 def test_a_run_that_is_evicted_and_suspended_saves_each_time_and_loses_no_step(jobs: Jobs) -> None:
     jobs.apply("polite", training__maxSteps=ENDLESS, checkpoints__everySteps=ENDLESS)
 
     jobs.wait_until("polite", "training", lambda s: s.get("progress", {}).get("step", 0) >= 3)
-    evict(jobs, jobs.pods("polite")[0])
+    jobs.evict(jobs.pods("polite")[0])
     evicted = jobs.wait_for_checkpoint("polite", attempt=2)["checkpoint"]["step"]
     jobs.wait_until("polite", "further", lambda s: s["progress"]["step"] > evicted)
     suspended = suspend(jobs, "polite")

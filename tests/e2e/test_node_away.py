@@ -44,19 +44,14 @@ def lost(open_jobs: OpenJobs) -> Iterator[Lost]:
     with open_jobs() as jobs, ExitStack() as nodes:
         jobs.kubectl("cordon", STAYS.name)
         nodes.callback(jobs.kubectl, "uncordon", STAYS.name)
-        jobs.apply(
-            "lost",
-            training__maxSteps=STEPS,
-            checkpoints__everySteps=20,
-            checkpoints__gracePeriodSeconds=30,
-            resources__tolerations=TOLERATIONS,
-            **NO_MERGE,
-        )
+        settings = {"training__maxSteps": STEPS, "checkpoints__everySteps": 20, **NO_MERGE}
+        jobs.apply("lost", checkpoints__gracePeriodSeconds=30, resources__tolerations=TOLERATIONS, **settings)
         step = jobs.wait_for_checkpoint("lost")["checkpoint"]["step"]
         jobs.kubectl("cordon", GOES.name)
         nodes.callback(jobs.kubectl, "uncordon", GOES.name)
         nodes.enter_context(frozen(GOES))
         jobs.kubectl("uncordon", STAYS.name)
+        jobs.apply("undisturbed", **settings)
         yield Lost(jobs, step, nodes)
 
 
@@ -97,6 +92,10 @@ def test_a_job_whose_node_no_longer_answers_goes_on_elsewhere(lost: Lost) -> Non
     lines = lost.jobs.metrics(status)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert STEPS > next(line["step"] for line in lines if line["attempt"] == 2) > lost.checkpoint_step
+    assert first["stepsLost"] == status["stepsLost"] >= 0
+    undisturbed = lost.jobs.wait_for("undisturbed", "Succeeded")
+    assert status["outputs"]["manifestDigest"] == undisturbed["outputs"]["manifestDigest"]
+    assert [line["loss"] for line in lines] == [line["loss"] for line in lost.jobs.metrics(undisturbed)]
 
 
 def is_in_second_attempt(status: JsonObject) -> bool:

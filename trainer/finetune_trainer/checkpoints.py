@@ -35,6 +35,8 @@ from finetune_trainer.storage.locations import safe_path
 logger = logging.getLogger(__name__)
 
 _PARTS = "parts"
+# Of what a pod was saving when it was killed: nothing that anybody has to know.
+NEVER_COMMITTED = "has no manifest: it was never committed"
 
 
 class CheckpointFacts(ApiModel):
@@ -345,7 +347,7 @@ def _candidate(
 ) -> CheckpointManifest | str:
     """The manifest of a checkpoint whose files are there, or the reason why it cannot be used."""
     if place.manifest_uri not in {info.uri for info in objects}:
-        return f"step {place.step} has no manifest: it was never committed"
+        return f"step {place.step} {NEVER_COMMITTED}"
     successor_start = claims.successor_start(place.incarnation)
     if successor_start is not None and successor_start < place.step:
         return (
@@ -376,7 +378,7 @@ def _load_manifest(store: ObjectStore, place: Place) -> CheckpointManifest | str
     try:
         manifest = CheckpointManifest.model_validate_json(store.read_bytes(place.manifest_uri))
     except ObjectMissing:
-        return f"step {step} has no manifest: it was never committed"
+        return f"step {step} {NEVER_COMMITTED}"
     except (ValidationError, ObjectDamaged):
         return f"step {step}: its manifest cannot be read"
     if (manifest.run, manifest.step, manifest.incarnation) != (place.layout.run_id, step, place.incarnation):

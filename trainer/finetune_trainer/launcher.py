@@ -46,7 +46,8 @@ logger = logging.getLogger(__name__)
 # Of the pod's grace, what the launcher keeps to say how it ended before the kubelet kills it.
 _LAST_WORDS_SECONDS = 5.0
 # How long a state that was handed over may still be uploaded after its ranks have ended, unless the pod must go sooner.
-_DRAIN_SECONDS = 60.0
+# Of several pods one may be gone, whose part never comes.
+_DRAIN_SECONDS, _DRAIN_SECONDS_OF_SEVERAL = 60.0, 10.0
 
 
 class Relay:
@@ -127,7 +128,7 @@ def run_ranks(
         ranks.kill()
         raise
     finally:
-        uploader.finish(seconds_to_drain(relay))
+        uploader.finish(seconds_to_drain(relay, placement))
 
 
 def lay_out(job: JobFile, work: WorkDirectory, store: ObjectStore, placement: Placement) -> None:
@@ -190,12 +191,13 @@ def saved_facts(work: WorkDirectory) -> TrainedFacts | None:
     return None if committed is None else TrainedFacts(step=committed.step, checkpoint_uri=committed.uri)
 
 
-def seconds_to_drain(relay: Relay) -> float:
+def seconds_to_drain(relay: Relay, placement: Placement) -> float:
     """How long a snapshot may still be uploaded when no rank is left."""
     grace = seconds_to_save()
+    longest = _DRAIN_SECONDS if placement.nodes == 1 else _DRAIN_SECONDS_OF_SEVERAL
     if relay.heard_at is None or grace is None:
-        return _DRAIN_SECONDS
-    return min(_DRAIN_SECONDS, max(0.0, relay.heard_at + grace - time.monotonic()))
+        return longest
+    return min(longest, max(0.0, relay.heard_at + grace - time.monotonic()))
 
 
 def seconds_to_save() -> float | None:

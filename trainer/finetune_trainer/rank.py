@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import faulthandler
 import importlib
 import logging
@@ -27,6 +26,7 @@ from finetune_trainer.job import load_job
 from finetune_trainer.logs import configure_logging
 from finetune_trainer.memory_errors import out_of_memory
 from finetune_trainer.parallelism import may_use_deepspeed
+from finetune_trainer.parent_death import die_with_launcher
 from finetune_trainer.stop_request import StopRequest
 from finetune_trainer.termination import failure_of
 from finetune_trainer.trackers import list_packages
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("finetune_trainer")
 
-_PR_SET_PDEATHSIG = 1
 # What gloo and NCCL say when the other end of a connection has gone.
 _SIGNS_OF_A_LOST_RANK = (
     "Connection closed by peer",
@@ -56,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     stop.listen()
     # The launcher asks for the stacks of a run that hangs. Written in C, so that a held GIL does not matter.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    _die_with_launcher()
     options = _parse(arguments)
+    die_with_launcher(options.launcher)
     configure_logging()
     rank, work = int(os.environ.get("RANK", "0")), WorkDirectory.from_environment()
     result = _run(options.job, work, stop, rank)
@@ -126,14 +125,10 @@ def packages_of(spec: FineTuneJobSpec) -> frozenset[str]:
     )
 
 
-def _die_with_launcher() -> None:
-    # A launcher that is killed outright must not leave ranks behind that still write to the run.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="finetune_trainer.rank", description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
+    parser.add_argument("--launcher", type=int, help="pid of the process that started this one")
     return parser.parse_args(arguments)
 
 

@@ -209,7 +209,7 @@ def rank_environment(
 
 def process_arguments(job_path: Path) -> list[str]:
     """The command line of a rank, without the interpreter."""
-    return ["-m", "finetune_trainer.rank", "--job", str(job_path)]
+    return ["-m", "finetune_trainer.rank", "--job", str(job_path), "--launcher", str(os.getpid())]
 
 
 def _state_letter(pid: int) -> str:

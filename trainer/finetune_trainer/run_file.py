@@ -146,9 +146,10 @@ class RunFile(ApiModel):
 def config_digest_of(run_file: RunFile) -> str:
     """SHA-256 over what a checkpoint's state means: base model, data, method, optimizer, seed, batch size.
 
-    How long the run is and how fast it learns are left out: a run may go on for longer, or more slowly.
+    How long the run is and how fast it learns are left out: a run may go on for longer, or more slowly. So is what has
+    its default: a later release may know more of that.
     """
-    settings = run_file.settings.model_dump(mode="json") if run_file.settings else None
+    settings = run_file.settings.model_dump(mode="json", exclude_defaults=True) if run_file.settings else None
     adapter = run_file.adapter.digest if run_file.adapter else None
     meaning = [
         run_file.model.digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from finetune_api.layout import RunLayout
@@ -14,7 +15,13 @@ METRICS_NAME = "metrics.jsonl"
 _ATTEMPTS = 5
 
 
-def publish_metrics(store: ObjectStore, layout: RunLayout, path: Path, incarnation: int) -> None:
+def publish_metrics(
+    store: ObjectStore,
+    layout: RunLayout,
+    path: Path,
+    incarnation: int,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> None:
     """Put the metrics into the run's folder. Raises Superseded if the run has a newer writer.
 
     A pod that is frozen after the check and wakes up much later names the version that it has seen, which its successor
@@ -24,6 +31,9 @@ def publish_metrics(store: ObjectStore, layout: RunLayout, path: Path, incarnati
     for _ in range(_ATTEMPTS):
         version = store.read_version(layout.metrics_uri)
         ensure_not_superseded(store, layout, incarnation)
+        # Asked after the version was read: what a newer state writes from here on has another one.
+        if not is_wanted():
+            return
         if store.replace_bytes(layout.metrics_uri, data, etag=version[1] if version else None):
             return
     raise StorageUnavailable(

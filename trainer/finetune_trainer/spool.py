@@ -86,7 +86,7 @@ class Spool:
         """The state to save; None where there is none."""
         try:
             return SaveOrder.model_validate_json(self._order.read_bytes())
-        except (OSError, ValidationError):
+        except (FileNotFoundError, ValidationError):
             return None
 
     def write_report(self, report: UploadReport) -> None:

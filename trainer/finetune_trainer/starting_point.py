@@ -12,6 +12,7 @@ from finetune_api.layout import RunLayout
 from finetune_api.progress import CheckpointReport
 from finetune_trainer.checkpoint_files import decide_needed
 from finetune_trainer.checkpoints import (
+    NEVER_COMMITTED,
     CheckpointManifest,
     CheckpointSearch,
     Place,
@@ -71,7 +72,11 @@ def restore_starting_point(
     _lay_out_metrics(work, search.manifest)
     _log_choice(job, search)
     note_start(store, job.layout, incarnation, own_step(job, search.manifest))
-    return StartingPoint(incarnation=incarnation, checkpoint=search.manifest, passed_over=search.passed_over)
+    return StartingPoint(
+        incarnation=incarnation,
+        checkpoint=search.manifest,
+        passed_over=tuple(each for each in search.passed_over if not each.endswith(NEVER_COMMITTED)),
+    )
 
 
 def own_step(job: JobFile, manifest: CheckpointManifest | None) -> int:

@@ -8,7 +8,6 @@ checkpoint makes superfluous. A store that is away is tried again and again: the
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
 import logging
 import os
@@ -37,6 +36,7 @@ from finetune_trainer.claims import ensure_not_superseded
 from finetune_trainer.errors import ObjectDamaged, StageError, StorageUnavailable
 from finetune_trainer.job import load_job
 from finetune_trainer.logs import configure_logging
+from finetune_trainer.parent_death import die_with_launcher
 from finetune_trainer.retention import Retention
 from finetune_trainer.run_metrics import METRICS_NAME, publish_metrics
 from finetune_trainer.spool import SaveOrder, Spool, UploadState
@@ -51,7 +51,6 @@ _PARTS_POLL_SECONDS = 0.5
 _PARTS_PATIENCE_SECONDS = 1800.0
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
 _NICENESS = 10
-_PR_SET_PDEATHSIG = 1
 
 
 class Uploader:
@@ -71,9 +70,10 @@ class Uploader:
         self._spool = spool
         self._report = spool.report()
         self._lock = threading.Lock()
+        self._broken: OSError | None = None
 
     def run(self) -> None:
-        """Serve until the spool is closed and nothing is under way."""
+        """Serve until the spool is closed and nothing is under way. Raises OSError where nothing can be reported."""
         task: _Task | None = None
         while True:
             is_closed, order = self._spool.is_closed, self._spool.order()
@@ -86,6 +86,8 @@ class Uploader:
             # A request that hangs is not waited for where nobody wants what it sends.
             if is_closed and (task is None or task.withdrawn.is_set() or not task.is_alive()):
                 return
+            if self._broken is not None:
+                raise self._broken
             time.sleep(_POLL_SECONDS)
 
     def stands(self, order: SaveOrder) -> bool:
@@ -98,7 +100,12 @@ class Uploader:
         with self._lock:
             if order.number >= self._report.order:
                 self._report = self._report.model_copy(update={"order": order.number, **news})
-                self._spool.write_report(self._report)
+                try:
+                    self._spool.write_report(self._report)
+                except OSError as error:
+                    # Nobody would ever hear of the order: another process has to take it up, or the launcher gives up.
+                    self._broken = error
+                    raise
 
     def _is_done(self, order: SaveOrder) -> bool:
         # An uploader that died left its order undone.
@@ -208,7 +215,9 @@ class _Task(threading.Thread):
         order, incarnation = self.order, self.order.facts.incarnation
         metrics = order.files.get(METRICS_NAME)
         if metrics is not None:
-            publish_metrics(self._store, self._layout, Path(metrics), incarnation)
+            # A store that was away may answer an older order after the newer one is saved.
+            stands = partial(self._uploader.stands, order)
+            publish_metrics(self._store, self._layout, Path(metrics), incarnation, stands)
         prune_checkpoints(self._store, self._layout, Retention(order.keep_last, order.keep_best), incarnation)
 
 
@@ -226,12 +235,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until the launcher closes the spool."""
     # The launcher is told to go, and decides what is still uploaded.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Training goes first: hashing takes what is left of the CPUs.
     os.nice(_NICENESS)
     parser = argparse.ArgumentParser(prog="finetune_trainer.uploader", description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
+    parser.add_argument("--launcher", type=int, help="pid of the process that started this one")
     options = parser.parse_args(arguments)
+    die_with_launcher(options.launcher)
     configure_logging()
     job, work = load_job(options.job), WorkDirectory.from_environment()
     Uploader(ObjectStore.open(job.spec.output.store), job.layout, work.spool).run()
@@ -239,7 +249,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
+    code = 1
+    try:
+        code = main()
+    except Exception:
+        logger.exception("the uploader ends")
     logging.shutdown()
     # A request that hangs is not waited for.
     os._exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ class UploaderProcess:
 
     def __init__(self, job_path: Path, spool: Spool, memory: SnapshotMemory) -> None:
         self._arguments = [sys.executable, "-m", "finetune_trainer.uploader", "--job", str(job_path)]
+        self._arguments += ["--launcher", str(os.getpid())]
         self._spool = spool
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None

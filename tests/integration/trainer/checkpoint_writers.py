@@ -61,14 +61,16 @@ def make_layout(output_uri: str) -> RunLayout:
 
 
 def write_on_and_on(store: ObjectStore, layout: RunLayout, folder: Path) -> None:
-    """Go on from the newest checkpoint and save every step; says what is committed."""
+    """Go on from the newest checkpoint and save every step; says what it does."""
     incarnation = claim_incarnation(store, layout)
     found = restore_newest_checkpoint(store, layout, folder / "resume").manifest
     step = found.step if found else 0
     note_start(store, layout, incarnation, step)
     while True:
         step += 1
-        save_checkpoint(store, layout, write_state(folder / "state", step), make_facts(step, incarnation))
+        directory = write_state(folder / "state", step)
+        print(f"uploading {step}", flush=True)
+        save_checkpoint(store, layout, directory, make_facts(step, incarnation))
         print(f"committed {step}", flush=True)
         prune_checkpoints(store, layout, NEWEST_ONLY, incarnation)
 
@@ -103,22 +105,27 @@ class Writers:
         self._process.stdin.flush()
         self._writer = int(self._read().removeprefix("started "))
 
-    def wait_for_commits(self, count: int) -> None:
-        """Hear of so many more commits."""
-        for _ in range(count):
-            line = self._read()
-            assert line.startswith("committed "), f"the writer ended by itself: {line}"
-            self.announced = int(line.removeprefix("committed "))
+    def wait_until_it(self, does: str, times: int = 1) -> None:
+        """Hear so many more times that the writer has `committed`, or that it is `uploading`."""
+        while times > 0:
+            times -= self._hear() == does
 
     def kill(self) -> None:
         """End the writer at once, and hear what it had committed."""
         assert self._writer is not None, "a writer was started"
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._writer, signal.SIGKILL)
-        while (line := self._read()).startswith("committed "):
-            self.announced = int(line.removeprefix("committed "))
+        while self._hear() != "ended":
+            pass
         self._writer = None
-        assert line == f"ended {signal.SIGKILL}", f"the writer ended by itself: {line}"
+
+    def _hear(self) -> str:
+        does, _, number = self._read().partition(" ")
+        if does == "committed":
+            self.announced = int(number)
+        assert does != "ended" or int(number) == signal.SIGKILL, "the writer ended by itself"
+        assert does, "nobody starts writers any more"
+        return does
 
     def _read(self) -> str:
         assert self._process.stdout is not None

@@ -35,26 +35,28 @@ from tests.integration.trainer.checkpoint_writers import (
 from tests.integration.trainer.pods import Pod
 from tests.stand_ins.s3_proxy import S3Proxy, requests
 
-# A writer needs twice as long for its first step as for those after it; pruning is short, and comes right after a commit.
-FIRST_STEP_SECONDS, STEP_SECONDS, PRUNE_SECONDS = 0.5, 0.25, 0.03
 ALL_KILLS = 200
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a writer is killed: so many seconds after so many commits."""
+    """When a writer is killed: so many seconds after what it did so many times."""
 
-    commits: int
+    does: str
+    times: int
     seconds: float
 
     @classmethod
     def draw(cls, chance: random.Random) -> Moment:
-        """Draw the next one."""
-        commits = chance.choice([0, 0, 1, 1, 2])
-        longest = (
-            chance.choice([PRUNE_SECONDS, STEP_SECONDS, STEP_SECONDS]) if commits else FIRST_STEP_SECONDS
+        """Draw the next one: while a writer begins, while it uploads and commits, or while it prunes."""
+        return chance.choice(
+            [
+                cls("started", 0, chance.uniform(0, 0.5)),
+                cls("uploading", chance.choice([1, 2, 3]), chance.uniform(0, 0.12)),
+                cls("uploading", chance.choice([1, 2, 3]), chance.uniform(0, 0.12)),
+                cls("committed", chance.choice([1, 2]), chance.uniform(0, 0.03)),
+            ]
         )
-        return cls(commits, chance.uniform(0, longest))
 
 
 @dataclass
@@ -103,7 +105,7 @@ def kill_again_and_again(
         for _ in range(kills):
             moment = Moment.draw(chance)
             writers.start()
-            writers.wait_for_commits(moment.commits)
+            writers.wait_until_it(moment.does, moment.times)
             time.sleep(moment.seconds)
             writers.kill()
             look(store, layout, writers.announced, directory, course)

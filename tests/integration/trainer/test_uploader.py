@@ -247,6 +247,25 @@ def runs_order(number: int) -> bool:
     return any(thread.name == f"order {number}" for thread in threading.enumerate())
 
 
+def test_metrics_of_an_older_state_never_go_over_those_of_a_newer_one(
+    store: ObjectStore, layout: RunLayout, pod: Pod, proxy: S3Proxy
+) -> None:
+    """The older order is committed, and withdrawn while it tidies up; the store answers it when the newer is saved."""
+    write_state(pod.state, 10)
+    (pod.state / METRICS_NAME).write_text("metrics up to step 10")
+    looking = proxy.pause(to=requests("GET", "/metrics.jsonl"))
+    with pod:
+        pod.hand_over(10)
+        looking.reached()
+        (pod.state / METRICS_NAME).write_text("metrics up to step 20")
+        pod.wait_for(IDLE, pod.replace(20))
+        looking.release()
+        wait_until(
+            lambda: "order 1" not in {thread.name for thread in threading.enumerate()}, "the older one ends"
+        )
+    assert store.read_bytes(layout.metrics_uri) == b"metrics up to step 20"
+
+
 # --- a store that goes wrong -----------------------------------------------------------------------------------
 
 

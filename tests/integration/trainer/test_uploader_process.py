@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -19,8 +20,9 @@ from finetune_trainer.checkpoints import restore_newest_checkpoint
 from finetune_trainer.errors import StorageUnavailable
 from finetune_trainer.run_metrics import METRICS_NAME
 from finetune_trainer.snapshot_memory import ENV_SNAPSHOT_MEMORY, SnapshotMemory, memory_paths
-from finetune_trainer.spool import SaveOrder, UploadState
+from finetune_trainer.spool import SaveOrder, Spool, UploadReport, UploadState
 from finetune_trainer.storage import ObjectStore
+from finetune_trainer.uploader import Uploader
 from finetune_trainer.uploader_process import UploaderProcess
 from finetune_trainer.work_directory import WorkDirectory
 from tests.builders.checkpoints import (
@@ -209,3 +211,17 @@ def runs(pid: int) -> bool:
         return "Z (" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_disk_that_takes_no_report_ends_the_process_so_that_another_one_takes_the_order_up(
+    store: ObjectStore, pod: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would hear of the order otherwise."""
+
+    def fail(spool: Spool, report: UploadReport) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "write_report", fail)
+    pod.hand_over(10)
+    with pytest.raises(OSError, match="No space left"):
+        Uploader(store, pod.layout, pod.work.spool).run()

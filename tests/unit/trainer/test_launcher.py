@@ -174,23 +174,25 @@ def test_the_launcher_keeps_some_of_the_grace_for_its_last_words(
 
 
 @pytest.mark.parametrize(
-    ("grace", "told_seconds_ago", "expected"),
+    ("grace", "told_seconds_ago", "nodes", "expected"),
     [
-        pytest.param("600", None, 60, id="nobody told the pod to go"),
-        pytest.param("", 10, 60, id="the pod does not know its grace"),
-        pytest.param("600", 10, 60, id="there is much grace left"),
-        pytest.param("45", 10, 30, id="little grace is left"),
-        pytest.param("45", 100, 0, id="no grace is left"),
+        pytest.param("600", None, 1, 60, id="nobody told the pod to go"),
+        pytest.param("", 10, 1, 60, id="the pod does not know its grace"),
+        pytest.param("600", 10, 1, 60, id="there is much grace left"),
+        pytest.param("45", 10, 1, 30, id="little grace is left"),
+        pytest.param("45", 100, 1, 0, id="no grace is left"),
+        pytest.param("600", None, 2, 10, id="another pod may be gone, whose part never comes"),
+        pytest.param("45", 36, 2, 4, id="another pod may be gone, and little grace is left"),
     ],
 )
 def test_what_was_handed_over_is_uploaded_for_a_while_and_within_the_grace(
-    grace: str, told_seconds_ago: float | None, expected: float, monkeypatch: pytest.MonkeyPatch
+    grace: str, told_seconds_ago: float | None, nodes: int, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(names.ENV_GRACE_SECONDS, grace)
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     relay = launcher.Relay()
     relay.heard_at = None if told_seconds_ago is None else 1000.0 - told_seconds_ago
-    assert launcher.seconds_to_drain(relay) == expected
+    assert launcher.seconds_to_drain(relay, Placement(0, nodes, 1)) == expected
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

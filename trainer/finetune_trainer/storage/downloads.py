@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 from urllib3.exceptions import HTTPError
 
+from finetune_trainer.errors import StorageUnavailable
+
 _MIB = 1024 * 1024
 RANGE_BYTES = 16 * _MIB
 _BLOCK_BYTES = 1 * _MIB
@@ -124,10 +126,13 @@ class Downloads:
                 position = self._write(file, answer["Body"], position, end)
                 if position < end:
                     raise HTTPError("the answer ended before its time")
-            except (HTTPError, ConnectionError, TimeoutError):
+            except (HTTPError, ConnectionError, TimeoutError) as error:
                 breaks += 1
                 if breaks > _MOST_BREAKS:
-                    raise
+                    raise StorageUnavailable(
+                        f"Could not read {file.uri}: the answer broke off {breaks} times ({error}). "
+                        "The stage is tried again."
+                    ) from error
                 longest = min(_LONGEST_PAUSE_SECONDS, 0.5 * 2**breaks)
                 self._failed.wait(longest * random.uniform(0.5, 1))  # noqa: S311
                 position, answer = start, None
