@@ -50,7 +50,7 @@ bench-trainer: environment ## Measure the trainer against transformers.Trainer a
 bench-checkpoint: environment ## Measure what checkpoints cost and how fast files move, in benchmarks/results/checkpoint.json (15 quiet minutes)
 	@$(RUN) python -m benchmarks.checkpoint
 
-test-faults: environment ## The long loops of the fault tests: every crash point several times, 1,000 jobs, 50 attempts (half an hour)
+test-faults: environment ## The long loops of the fault tests: every crash point several times, 200 kills, 100 resumes, 1,000 jobs, 50 attempts (an hour)
 	@$(RUN) python tools/run_suites.py faults
 
 test-matrix: environment ## Train every supported cell of the support matrix, and write down what was seen (half an hour)
