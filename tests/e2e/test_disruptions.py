@@ -50,7 +50,9 @@ def suspend(jobs: Jobs, name: str) -> JsonObject:
 
 @side_by_side
 def test_a_run_whose_pod_and_then_whose_job_are_deleted_goes_on_from_its_last_checkpoint(jobs: Jobs) -> None:
-    jobs.apply("rude", training__maxSteps=STEPS, checkpoints__everySteps=10, **NO_MERGE)
+    jobs.apply(
+        "rude", training__maxSteps=STEPS, training__globalBatchSize=64, checkpoints__everySteps=10, **NO_MERGE
+    )
 
     first = jobs.wait_for_checkpoint("rude")["checkpoint"]["step"]
     jobs.kubectl("delete", "pod", "--grace-period=0", "--force", jobs.pods("rude")[0]["metadata"]["name"])

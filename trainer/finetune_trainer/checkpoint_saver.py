@@ -39,7 +39,7 @@ from finetune_trainer.work_directory import WorkDirectory
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.02
-_BEAT_SECONDS = 20.0
+_BEAT_SECONDS = 5.0
 # All ranks have just taken the same step together.
 _MEETING = timedelta(seconds=5)
 # Of a store that does not answer at the end of a run, whose GPUs wait for it.
@@ -156,12 +156,15 @@ class CheckpointSaver:
             self._place_order(facts, folder, began)
         logger.info("copied the state after step %d in %.0f ms", facts.step, 1000 * (time.time() - began))
 
-    def wait(self, topic: str, *, patience_seconds: float) -> None:
-        """Wait until the newest state is committed. Raises on all ranks what any uploader gave up for."""
+    def wait(self, topic: str, *, patience_seconds: float, meanwhile: Callable[[], None]) -> None:
+        """Wait until the newest state is committed. Raises on all ranks what any uploader gave up for.
+
+        `meanwhile` is called now and then.
+        """
 
         def wait_for_pod() -> None:
             if self._speaks_for_pod:
-                self._wait_for_pod(patience_seconds)
+                self._wait_for_pod(patience_seconds, meanwhile)
 
         self._heart.enter(Phase.SAVING)
         self._gang.do_together(topic, wait_for_pod)
@@ -215,7 +218,7 @@ class CheckpointSaver:
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _wait_for_pod(self, patience_seconds: float) -> None:
+    def _wait_for_pod(self, patience_seconds: float, meanwhile: Callable[[], None]) -> None:
         beaten_at = time.monotonic()
         while (report := self.report()).state is not UploadState.IDLE:
             if report.state is UploadState.FAILED:
@@ -225,6 +228,7 @@ class CheckpointSaver:
             if time.monotonic() - beaten_at > _BEAT_SECONDS:
                 beaten_at = time.monotonic()
                 self._heart.enter(Phase.SAVING)
+                meanwhile()
             time.sleep(_POLL_SECONDS)
 
     def _choose_buffers(self, fragments: list[Fragment]) -> dict[str, SnapshotBuffer]:

@@ -83,6 +83,7 @@ class TrainingRun:
         self._identity = identify(attempt)
         self._saver = self._build_saver()
         self._stop: StopRequest | None = None
+        self._progress: ProgressCallback | None = None
         self._tracking = self._open_tracking()
         endpoint = ProgressEndpoint.from_environment() if attempt.gang.is_leader else None
         self._reporter = ProgressReporter(endpoint)
@@ -245,6 +246,7 @@ class TrainingRun:
             identity=self._identity,
             rule=self._rule,
             on_commit=self._checkpoints.note,
+            on_wait=lambda: self._progress.repeat() if self._progress is not None else None,
         )
 
     def _evaluation_callback(self, every_steps: int) -> EvaluationCallback:
@@ -283,6 +285,7 @@ class TrainingRun:
             ),
         )
         self._checkpoints.listeners.append(progress.note_checkpoint)
+        self._progress = progress
         return progress
 
     def _live_state(self) -> LiveState:

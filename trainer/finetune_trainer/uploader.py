@@ -50,6 +50,8 @@ _PARTS_POLL_SECONDS = 0.5
 # Other pods fill their buffers at the same step, and may have a slower way to the store.
 _PARTS_PATIENCE_SECONDS = 1800.0
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
+# Of one request. It is told soon that a store is away; the order is tried again in any case.
+_MOST_ATTEMPTS = 4
 _NICENESS = 10
 
 
@@ -244,7 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_launcher(options.launcher)
     configure_logging()
     job, work = load_job(options.job), WorkDirectory.from_environment()
-    Uploader(ObjectStore.open(job.spec.output.store), job.layout, work.spool).run()
+    store = ObjectStore.open(job.spec.output.store, max_attempts=_MOST_ATTEMPTS)
+    Uploader(store, job.layout, work.spool).run()
     return 0
 
 

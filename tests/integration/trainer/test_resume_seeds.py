@@ -16,9 +16,9 @@ from unittest.mock import patch
 
 import pytest
 
+from benchmarks.faults import count_bar, record
 from devcluster import S3Server
 from finetune_api.names import Stage
-from tests.builders.fault_results import Figure, write_bar
 from tests.builders.forked_pods import ForkedPods
 from tests.builders.training_runs import SETTINGS, TrainingRun
 from tests.integration.trainer.runs import Ending, ending_of
@@ -148,11 +148,8 @@ def test_a_hundred_killed_runs_end_bit_for_bit_as_the_unbroken_ones(unbroken: Un
         except AssertionError as error:
             different.append(f"{cell.name}, seed {seed}: {error}")
     equal = LONG_SEEDS - len(different)
-    write_bar(
-        "B-6",
-        "killed at a random step and resumed = unbroken, bit for bit",
-        [Figure("equal endings", equal, "resumes", target=LONG_SEEDS, more_is_better=True)],
-    )
+    title = "killed at a random step and resumed = unbroken, bit for bit"
+    record(count_bar("B-6", title, good=equal, of=LONG_SEEDS, unit="resumes", problems=different))
     assert different == []
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bars import Bar, Figure
+from benchmarks.faults import record
 from devcluster import S3Server
 from finetune_api.exit_codes import ExitCode
 from finetune_api.names import ENV_GRACE_SECONDS, Stage
 from finetune_trainer.checkpoints import find_newest_checkpoint
 from finetune_trainer.claims import load_claims
 from tests.builders.deadlines import wait_until
-from tests.builders.fault_results import Figure, write_bar
 from tests.builders.forked_pods import ForkedPods, slow_steps
 from tests.builders.training_runs import SETTINGS, StageProcess, TrainingRun
 from tests.integration.trainer.runs import Ending, ending_of
@@ -130,14 +131,15 @@ def test_the_work_lost_over_many_ends(run: TrainingRun) -> None:
         run.start_over()
         run.pods = UNHURRIED
         on_sigkill.append(lost_on_sigkill(run, after))
-    bar = write_bar(
+    bar = Bar(
         "B-7",
         f"steps lost, saving every {INTERVAL}",
-        [
+        (
             Figure("on SIGTERM", max(on_sigterm), "steps", 0, on_sigterm),
             Figure("on SIGKILL", max(on_sigkill), "steps", INTERVAL + 1, on_sigkill),
-        ],
+        ),
     )
+    record(bar)
     assert bar.met
 
 

@@ -38,6 +38,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         identity: RunIdentity,
         rule: EarlyStoppingRule | None,
         on_commit: Callable[[CheckpointReport], None],
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._saver = saver
         self._schedule = schedule
@@ -48,6 +49,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self._identity = identity
         self._rule = rule
         self._on_commit = on_commit
+        self._on_wait = on_wait
         self._announced = 0
         self._is_laid_out = False
 
@@ -78,7 +80,11 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
             saver.save(self._facts(), replaces=figures.saving is not Saving.NONE)
             self._schedule.note_saved()
             if is_last or figures.stop_requested:
-                saver.wait(f"checkpoint/{figures.step}/end", patience_seconds=OUTAGE_PATIENCE_SECONDS)
+                saver.wait(
+                    f"checkpoint/{figures.step}/end",
+                    patience_seconds=OUTAGE_PATIENCE_SECONDS,
+                    meanwhile=self._on_wait,
+                )
                 self._announce()
 
     def _announce(self) -> None:

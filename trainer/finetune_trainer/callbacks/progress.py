@@ -50,6 +50,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._logging_steps = logging_steps
         self._resumed_from_step = resumed_from.step if resumed_from else None
         self._checkpoint = resumed_from
+        self._total_steps = 0
         self._recent: deque[StepFigures] = deque(maxlen=_RECENT_STEPS)
         self._said: frozenset[NoticeReason] = frozenset()
 
@@ -58,10 +59,16 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._checkpoint = checkpoint
         self._outlook.note_checkpoint(checkpoint)
 
+    def repeat(self) -> None:
+        """Report the newest step once more, for what has changed beside it: where training waits for the store."""
+        if self._recent:
+            self._reporter.report(self._progress_report(self._recent[-1], self._total_steps, 0))
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Report the plan before the first step is done."""
+        self._total_steps = state.max_steps
         step = self._resumed_from_step or 0
         self._reporter.report(
             ProgressReport(
