@@ -97,6 +97,11 @@ class Uploader:
         current = self._spool.order()
         return current is not None and current.number == order.number
 
+    @property
+    def outage_began(self) -> float | None:
+        """time.time() since when the store does not answer; None where it does."""
+        return self._report.waiting_since
+
     def tell(self, order: SaveOrder, **news: object) -> None:
         """Report on an order, unless there is news of a newer one."""
         with self._lock:
@@ -132,8 +137,9 @@ class _Task(threading.Thread):
     def run(self) -> None:
         """Save, however long it takes; give up only where trying again is of no use."""
         tell, step = partial(self._uploader.tell, self.order), self.order.facts.step
-        tell(state=UploadState.UPLOADING, message="", error="", waiting_since=None)
-        waiting_since = None
+        # A newer state takes the place of one that does not get there: the store has been away all the while.
+        waiting_since = self._uploader.outage_began
+        tell(state=UploadState.UPLOADING, error="")
         for attempt in itertools.count():
             try:
                 self._save()

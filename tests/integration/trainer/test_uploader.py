@@ -292,6 +292,18 @@ def test_a_store_that_is_away_is_waited_for(
     assert read_state(tmp_path / "back") == state_of(10)
 
 
+def test_an_outage_counts_from_its_beginning_whatever_state_is_to_be_saved_meanwhile(
+    pod: Pod, proxy: S3Proxy
+) -> None:
+    proxy.outage()
+    with pod:
+        first = pod.wait_for(WAITING, pod.hand_over(10))
+        newer = pod.replace(20)
+        assert pod.wait_for(WAITING, newer).waiting_since == first.waiting_since
+        proxy.heal()
+        assert pod.wait_for(IDLE, newer).waiting_since is None
+
+
 @pytest.mark.parametrize(
     "moment",
     [
