@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from finetune_api.layout import ARTIFACT_MANIFEST_NAME
-from finetune_api.spec import Store
+from finetune_api.spec import OutputStore
 from finetune_api.status import Outputs, Phase
 from finetune_cli.cluster import open_cluster
 from finetune_cli.downloads import PART_BYTES
@@ -61,7 +61,7 @@ def test_a_job_without_an_output_is_found_in_the_installations_store(world: Worl
         merged_uri=uri,
         manifest_digest=digest,
         run_uri=uri.removesuffix("/merged"),
-        store=Store.model_validate(world.store),
+        store=OutputStore.model_validate(world.store),
     )
     world.create_job_without_output("bot", make_status(outputs=outputs))
     result = world.finetune("pull", "bot", "-n", world.namespace)

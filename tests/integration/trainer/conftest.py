@@ -12,7 +12,7 @@ import pytest
 from devcluster import S3Server
 from finetune_api import names
 from finetune_api.layout import RunLayout
-from finetune_api.spec import SecretRef, Store
+from finetune_api.spec import OutputStore, SecretRef, Store
 from finetune_trainer.storage import ObjectStore
 from tests.builders.model_folders import write_model_folder
 from tests.builders.packages import kept_packages
@@ -61,9 +61,9 @@ def s3_secret(s3_server: S3Server, config_directory: Path) -> str:
 
 
 @pytest.fixture
-def store_settings(s3_server: S3Server, s3_secret: str) -> Store:
+def store_settings(s3_server: S3Server, s3_secret: str) -> OutputStore:
     """The server as a job names it."""
-    return Store(
+    return OutputStore(
         endpoint=s3_server.endpoint, region=s3_server.region, credentials_secret_ref=SecretRef(name=s3_secret)
     )
 
