@@ -6,7 +6,7 @@ RUN := $(UV) run --frozen --all-extras
 export PATH := $(CURDIR)/.tools/uv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quickstart-clean test lint types format generate unit integration trainer e2e test-faults test-matrix bench-operator bench-data bench-trainer bench-checkpoint environment cluster-up cluster-down clean
+.PHONY: help quickstart quickstart-clean test lint types format generate unit integration trainer e2e test-faults test-matrix bench-operator bench-data bench-trainer bench-checkpoint soak environment cluster-up cluster-down clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-faults: environment ## The long loops of the fault tests: every crash point
 
 test-matrix: environment ## Train every supported cell of the support matrix, and write down what was seen (half an hour)
 	@$(RUN) python tools/run_suites.py matrix && $(RUN) python -m tests.matrix.document
+
+soak: environment ## 50 jobs under seeded chaos for 30 minutes, in benchmarks/results/soak.json (SOAK="--minutes 5 --jobs 8 --seed 2" for less)
+	@$(RUN) python -m tests.soak $(SOAK)
 
 format: environment ## Format the code and mend what ruff can mend
 	@$(RUN) ruff format . && $(RUN) ruff check --fix .

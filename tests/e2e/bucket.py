@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.quickstart.environment import S3Store
+from examples.quickstart.run import ensure_bucket, s3_client
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -59,3 +62,26 @@ class Bucket:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
         for page in pages:
             yield from (item["Key"] for item in page.get("Contents", []))
+
+
+def fill_bucket(store: S3Store, name: str, base: Path) -> Bucket:
+    """A bucket with the base model at `base` and the rows that all jobs learn."""
+    bucket = Bucket(s3_client(store), name)
+    ensure_bucket(bucket.client, bucket.name)
+    for file in base.iterdir():
+        bucket.put(f"base/{file.name}", file.read_bytes())
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in training_rows())
+    bucket.put("data/train.jsonl", lines.encode())
+    return bucket
+
+
+def training_rows(count: int = 64) -> Iterator[dict[str, Any]]:
+    """Rows of different lengths, in two languages."""
+    for number in range(count):
+        question = (
+            f"Where is parcel {number}? " * (1 + number % 4)
+            if number % 2
+            else f"订单{number}在哪里？" * (1 + number % 3)
+        )
+        answer = f"Parcel {number} is on its way." if number % 2 else f"订单{number}正在路上。"
+        yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}

@@ -13,17 +13,23 @@ from urllib.parse import urlencode
 
 import yaml
 
+from devcluster.cluster import open_cluster
+from devcluster.console import QUIET
 from devcluster.http_client import ApiClient
 from examples.quickstart.environment import Environment, QuickstartError
+from examples.quickstart.installation import ensure_restricted_namespace
+from examples.quickstart.run import credentials_secret
 from tests.builders.jobs import make_manifest
 from tests.e2e.bucket import Bucket
 from tests.e2e.deadlines import wait_until
 from tests.e2e.evidence import Evidence
+from tests.e2e.nodes import STATE
 
 JsonObject = dict[str, Any]
 API_GROUPS = {
     "pods": "/api/v1",
     "configmaps": "/api/v1",
+    "services": "/api/v1",
     "events": "/api/v1",
     "jobs": "/apis/batch/v1",
     "finetunejobs": "/apis/finetune.dev/v1alpha1",
@@ -183,6 +189,15 @@ class Jobs:
             return is_there and (newest["stage"], newest["number"]) == ("train", attempt)
 
         return self.wait_until(name, f"past a checkpoint at step {step} in attempt {attempt}", holds)
+
+
+def create_jobs(environment: Environment, namespace: str, bucket: Bucket, evidence: Evidence) -> Jobs:
+    """A new restricted namespace with the credentials Secret."""
+    api = open_cluster(STATE.root, QUIET).control_plane.client
+    jobs = Jobs(environment, api, namespace, bucket, evidence)
+    ensure_restricted_namespace(environment, namespace)
+    jobs.create(credentials_secret(environment.store, jobs.manifest("any")))
+    return jobs
 
 
 def is_finished(status: JsonObject) -> bool:

@@ -24,8 +24,8 @@ from finetune_trainer.storage.locations import ObjectInfo, S3Location, refuse_me
 
 logger = logging.getLogger(__name__)
 
-# Waits grow to 20 s: eight attempts ride out an outage of about half a minute.
-DEFAULT_MAX_ATTEMPTS = 8
+# botocore's waits begin at 50 ms, double and end at 20 s: twelve attempts ride out an outage of about half a minute.
+DEFAULT_MAX_ATTEMPTS = 12
 _MIB = 1024 * 1024
 _PART_BYTES = 16 * _MIB
 # Memory of a transfer stays below parts x concurrency, whatever the files' size.
