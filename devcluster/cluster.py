@@ -98,6 +98,7 @@ class Cluster:
     def _settle(self, programs: Mapping[str, Path]) -> None:
         self.state.ensure()
         link_programs(programs, self.state.programs)
+        teardown.remove_network_of_the_dead(self.state, self._console)
         network.claim_bridge(self.state)
         save_description(self.state, self.description)
         network.ensure_network(self.state, [node.address for node in self.nodes])

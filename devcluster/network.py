@@ -32,8 +32,8 @@ def ensure_network(directory: StateDirectory, nodes: list[NodeAddress]) -> None:
 
 def claim_bridge(directory: StateDirectory) -> None:
     """Refuse a second full cluster on this machine, and a machine that uses our addresses otherwise."""
-    owner = _owner_path().read_text() if _owner_path().exists() else ""
-    if owner and owner != str(directory.root) and _link_exists(BRIDGE):
+    owner = find_owner()
+    if owner not in (None, directory.root) and _link_exists(BRIDGE):
         raise DevClusterError(
             f"another full cluster, with state folder {owner}, has the bridge {BRIDGE}. End it with `python -m "
             f"devcluster down --state-dir {owner}`, or use `up --control-plane-only`, of which there can be many."
@@ -78,7 +78,12 @@ def remove_network(directory: StateDirectory, nodes: list[NodeAddress]) -> None:
 
 def owns_bridge(directory: StateDirectory) -> bool:
     """Say whether this cluster's network stands on the machine."""
-    return _owner_path().exists() and _owner_path().read_text() == str(directory.root)
+    return find_owner() == directory.root
+
+
+def find_owner() -> Path | None:
+    """Read the state folder of the cluster whose network stands on the machine."""
+    return Path(_owner_path().read_text()) if _owner_path().exists() else None
 
 
 def _owner_path() -> Path:

@@ -21,6 +21,7 @@ from devcluster.state import (
     Description,
     StateDirectory,
     load_description,
+    lock_state,
     save_description,
 )
 
@@ -43,6 +44,20 @@ def remove_cluster(state: StateDirectory, *, keep_images: bool, console: Console
     if description is not None and description.mode == "full":
         _remove_mounts_and_network(state, console)
     _remove_folders(state, keep_images=keep_images)
+
+
+def remove_network_of_the_dead(state: StateDirectory, console: Console) -> None:
+    """Remove the network of another cluster of which no program runs; its folders stay, and its `up` mends it."""
+    owner = network.find_owner()
+    if owner in (None, state.root):
+        return
+    other = StateDirectory(owner)
+    # Its own `up` may have begun: the network comes before the programs.
+    with lock_state(other):
+        if find_processes(OUR_PROGRAMS, f"{owner}/"):
+            return
+        with console.step(f"removing the network of the cluster in {owner}, of which nothing runs"):
+            network.remove_network(other, [node.address for node in _nodes(other)])
 
 
 def _remove_nodes(state: StateDirectory, console: Console) -> None:

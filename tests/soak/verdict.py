@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from finetune_api.layout import CHECKPOINT_MANIFEST_NAME
 from tests.e2e.bucket import Bucket
@@ -19,6 +20,7 @@ from tests.soak.workload import STEPS, End, PlannedJob
 CHILDREN = ("jobs", "pods", "configmaps", "services")
 _SELECTOR = "finetune.dev/job"
 _CHILDREN_GONE_SECONDS = 120.0
+_TTL_SLACK_SECONDS = 60.0
 _CHECKPOINT_FILE = re.compile(r"(?P<folder>.*/checkpoints/step-\d+/\d+)/(?P<file>.+)")
 
 
@@ -144,17 +146,36 @@ def find_running(jobs: Jobs) -> list[str]:
 
 
 def find_children_of(names: set[str], jobs: Jobs) -> list[str]:
-    """Objects of jobs that are no longer there."""
+    """Objects of jobs that are no longer there; a Job with a time to live has that time."""
 
     def look() -> list[str]:
-        return [
-            f"{kind} {each['metadata']['name']}"
-            for kind in CHILDREN
-            for each in jobs.get(kind, _SELECTOR)
-            if each["metadata"]["labels"][_SELECTOR] in names
-        ]
+        children = [(kind, each) for kind in CHILDREN for each in jobs.get(kind, _SELECTOR)]
+        return list_orphans(names, children, datetime.now(UTC))
 
     return [f"{child} outlived its FineTuneJob" for child in _wait_for_none(look)]
+
+
+def list_orphans(names: set[str], children: Sequence[tuple[str, JsonObject]], now: datetime) -> list[str]:
+    """Children of these FineTuneJobs, but for finished Jobs that still may be looked into, and their pods."""
+    kept = {
+        str(each["metadata"]["name"])
+        for kind, each in children
+        if kind == "jobs" and _may_be_looked_into(each, now)
+    }
+    return [
+        f"{kind} {each['metadata']['name']}"
+        for kind, each in children
+        if each["metadata"]["labels"][_SELECTOR] in names
+        and not kept
+        & {each["metadata"]["name"], each["metadata"]["labels"].get("batch.kubernetes.io/job-name")}
+    ]
+
+
+def _may_be_looked_into(job: JsonObject, now: datetime) -> bool:
+    ended, live_seconds = job["status"].get("completionTime"), job["spec"].get("ttlSecondsAfterFinished")
+    if ended is None or live_seconds is None:
+        return False
+    return now < datetime.fromisoformat(ended) + timedelta(seconds=live_seconds + _TTL_SLACK_SECONDS)
 
 
 def _wait_for_none(look: Callable[[], list[str]]) -> list[str]:

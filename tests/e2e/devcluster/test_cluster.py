@@ -19,7 +19,7 @@ import pytest
 
 from devcluster.base_image import BASE_IMAGE, ensure_base_image
 from devcluster.console import QUIET
-from devcluster.processes import ProcessTable, find_processes
+from devcluster.processes import ProcessTable, find_processes, terminate
 from devcluster.programs import PROGRAMS
 from devcluster.state import StateDirectory
 
@@ -295,6 +295,19 @@ def test_a_half_dead_cluster_is_repaired_and_its_pods_go_on(cluster: Site) -> No
         assert cluster.read("node", name)["status"]["capacity"][GPU] == "1"
     statuses = cluster.wait_for_pod("web", "Running")["containerStatuses"]
     assert [status["restartCount"] for status in statuses] == [0]
+
+
+def test_a_cluster_takes_over_the_network_of_one_of_which_nothing_runs(cluster: Site, tmp_path: Path) -> None:
+    other = Site(StateDirectory(tmp_path / "other"), cluster.network)
+    refused = other.inside(sys.executable, "-m", "devcluster", "up", "--state-dir", str(other.state.root))
+    assert f"another full cluster, with state folder {cluster.state.root}" in refused.stderr
+
+    # As a reboot, or whoever ends everything that a session started, leaves it.
+    terminate(find_processes(OURS | {"nsenter"}, f"{cluster.state.root}/"), grace_seconds=5)
+    try:
+        assert "removing the network of the cluster in" in other.devcluster("up")
+    finally:
+        other.devcluster("down", "--purge")
 
 
 def test_down_keeps_only_the_images_and_purge_not_even_those(cluster: Site) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.soak.course import Course, list_ended, list_to_apply, list_to_delete
-from tests.soak.verdict import find_odd_ones, find_wrong_ends, list_uncommitted
+from tests.soak.verdict import find_odd_ones, find_wrong_ends, list_orphans, list_uncommitted
 from tests.soak.workload import End, PlannedJob, count_ends, plan_jobs
 
 RUN = "models/soak/a/runs/a-1/checkpoints"
@@ -116,3 +117,32 @@ def test_a_folder_of_a_checkpoint_without_a_manifest_is_found() -> None:
     ]
 
     assert list_uncommitted(keys) == [f"{RUN}/step-00000020/00001"]
+
+
+def make_child(name: str, job: str, **more: Any) -> dict[str, Any]:
+    labels = {"finetune.dev/job": job, "batch.kubernetes.io/job-name": name.rpartition("-pod")[0]}
+    return {"metadata": {"name": name, "labels": labels}, **more}
+
+
+@pytest.mark.parametrize(
+    ("ended_minutes_ago", "orphans"),
+    [
+        (None, ["jobs goes-cleanup-1", "pods goes-cleanup-1-pod"]),
+        (5, []),
+        (15, ["jobs goes-cleanup-1", "pods goes-cleanup-1-pod"]),
+    ],
+)
+def test_a_finished_cleanup_may_be_looked_into_for_its_ttl_and_everything_else_is_an_orphan(
+    ended_minutes_ago: int | None, orphans: list[str]
+) -> None:
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+    ended = ended_minutes_ago and (now - timedelta(minutes=ended_minutes_ago)).isoformat()
+    status = {"completionTime": ended} if ended else {}
+    children = [
+        ("jobs", make_child("goes-cleanup-1", "goes", status=status, spec={"ttlSecondsAfterFinished": 600})),
+        ("jobs", make_child("goes-train-1", "goes", status={"completionTime": now.isoformat()}, spec={})),
+        ("pods", make_child("goes-cleanup-1-pod", "goes")),
+        ("services", make_child("stays-train-1", "stays")),
+    ]
+
+    assert list_orphans({"goes"}, children, now) == sorted([*orphans, "jobs goes-train-1"])
