@@ -20,16 +20,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from finetune_api.base import ApiModel
 from finetune_api.layout import CHECKPOINT_MANIFEST_NAME, FileEntry, RunLayout
 from finetune_trainer.checkpoint_files import Split
 from finetune_trainer.claims import Claims, ensure_not_superseded, load_claims
 from finetune_trainer.errors import CheckpointCorrupt, ObjectDamaged, ObjectMissing
-from finetune_trainer.file_entries import sha256_of_file
 from finetune_trainer.retention import Kept, Retention, decide_kept
 from finetune_trainer.storage import ObjectInfo, ObjectStore
+from finetune_trainer.storage.checksums import digests_of_file
 from finetune_trainer.storage.locations import safe_path
 
 logger = logging.getLogger(__name__)
@@ -58,16 +58,22 @@ class CheckpointFacts(ApiModel):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class CheckpointFile(FileEntry):
+    """A file with the checksum that readers compare: a CRC finds what storage and networks do, at memory speed."""
+
+    crc64nvme: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+
 class CheckpointManifest(CheckpointFacts):
     """`manifest.json` of a checkpoint: its existence is the commit.
 
     The position in the data follows from `step`: which rows a step has is a function of it and of the seed.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     run: str
     created: str
-    files: tuple[FileEntry, ...]
+    files: tuple[CheckpointFile, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -78,7 +84,7 @@ class CheckpointManifest(CheckpointFacts):
 class Part(ApiModel):
     """What one pod has uploaded."""
 
-    files: tuple[FileEntry, ...]
+    files: tuple[CheckpointFile, ...]
 
 
 @dataclass(frozen=True)
@@ -126,15 +132,15 @@ def place_of(layout: RunLayout, manifest: CheckpointManifest) -> Place:
 
 def upload_files(
     store: ObjectStore, place: Place, files: Mapping[str, Path], is_withdrawn: Callable[[], bool]
-) -> tuple[FileEntry, ...]:
+) -> tuple[CheckpointFile, ...]:
     """Upload files under their names and return their sizes and digests; both are read at the same time.
 
     Raises Withdrawn, also where the files began to change meanwhile: who changes them withdraws them before.
     """
     if is_withdrawn():
         raise Withdrawn
-    with ThreadPoolExecutor(1, thread_name_prefix="sha256") as hashing:
-        digests = {name: hashing.submit(sha256_of_file, path) for name, path in files.items()}
+    with ThreadPoolExecutor(1, thread_name_prefix="digests") as hashing:
+        digests = {name: hashing.submit(digests_of_file, path) for name, path in files.items()}
         try:
             store.upload_files(
                 {f"{place.uri}/{name}": path for name, path in files.items()}, is_cancelled=is_withdrawn
@@ -144,21 +150,22 @@ def upload_files(
                 hashing.shutdown(cancel_futures=True)
         if is_withdrawn():
             raise Withdrawn
-        entries = [
-            FileEntry(name=name, size_bytes=path.stat().st_size, sha256=digests[name].result())
-            for name, path in files.items()
-        ]
+        entries = [_describe(name, path, *digests[name].result()) for name, path in files.items()]
     if is_withdrawn():
         raise Withdrawn
     return tuple(sorted(entries, key=lambda entry: entry.name))
 
 
-def write_part(store: ObjectStore, place: Place, node: int, entries: tuple[FileEntry, ...]) -> None:
+def _describe(name: str, path: Path, sha256: str, crc: str) -> CheckpointFile:
+    return CheckpointFile(name=name, size_bytes=path.stat().st_size, sha256=sha256, crc64nvme=crc)
+
+
+def write_part(store: ObjectStore, place: Place, node: int, entries: tuple[CheckpointFile, ...]) -> None:
     """Say what a pod has uploaded."""
     store.write_bytes(place.part_uri(node), Part(files=entries).model_dump_json().encode())
 
 
-def read_parts(store: ObjectStore, place: Place, nodes: int) -> tuple[FileEntry, ...] | None:
+def read_parts(store: ObjectStore, place: Place, nodes: int) -> tuple[CheckpointFile, ...] | None:
     """What all pods but the first have uploaded; None while one has not said so."""
     if nodes == 1:
         return ()
@@ -177,7 +184,7 @@ def load_committed(store: ObjectStore, place: Place) -> CheckpointManifest | Non
 
 
 def commit_checkpoint(
-    store: ObjectStore, layout: RunLayout, facts: CheckpointFacts, entries: Iterable[FileEntry]
+    store: ObjectStore, layout: RunLayout, facts: CheckpointFacts, entries: Iterable[CheckpointFile]
 ) -> CheckpointManifest:
     """Declare a checkpoint whose files are uploaded. Raises Superseded if the run has a newer writer.
 
@@ -231,15 +238,15 @@ def download_checkpoint(
     place = place_of(layout, manifest)
     entries = {f"{place.uri}/{entry.name}": entry for entry in manifest.files if wanted(entry.name)}
     try:
-        digests = store.download_hashed(
+        crcs = store.download_with_crcs(
             {uri: safe_path(directory, entry.name) for uri, entry in entries.items()}
         )
     except (ObjectMissing, ObjectDamaged) as error:
         raise CheckpointCorrupt(f"step {manifest.step}: {error.message}") from error
     for uri, entry in entries.items():
-        if digests[uri] != entry.sha256:
+        if crcs[uri] != entry.crc64nvme:
             raise CheckpointCorrupt(
-                f"step {manifest.step}: {entry.name} does not have the SHA-256 of its manifest"
+                f"step {manifest.step}: {entry.name} does not have the CRC64-NVME of its manifest"
             )
 
 

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from finetune_api.layout import FileEntry, RunLayout
+from finetune_api.layout import RunLayout
 from finetune_api.progress import CheckpointReport
 from finetune_trainer.checkpoints import (
+    CheckpointFile,
     CheckpointManifest,
     Place,
     Withdrawn,
@@ -131,7 +132,7 @@ class _Task(threading.Thread):
         self._uploader = uploader
         self._store, self._layout = uploader.store, uploader.layout
         self._place = Place(uploader.layout, order.facts.step, order.facts.incarnation)
-        self._entries: tuple[FileEntry, ...] | None = None
+        self._entries: tuple[CheckpointFile, ...] | None = None
         self._manifest: CheckpointManifest | None = None
 
     def run(self) -> None:
@@ -191,7 +192,7 @@ class _Task(threading.Thread):
             every = [*self._entries, *self._wait_for_parts()]
             self._manifest = commit_checkpoint(self._store, self._layout, order.facts, every)
 
-    def _wait_for_parts(self) -> tuple[FileEntry, ...]:
+    def _wait_for_parts(self) -> tuple[CheckpointFile, ...]:
         deadline = time.monotonic() + _PARTS_PATIENCE_SECONDS
         while (found := read_parts(self._store, self._place, self.order.nodes)) is None:
             if self.withdrawn.wait(_PARTS_POLL_SECONDS):

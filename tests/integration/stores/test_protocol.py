@@ -78,7 +78,7 @@ def test_a_checkpoint_comes_back_and_a_damaged_one_is_passed_over(
     store.write_bytes(damaged, store.read_bytes(damaged)[::-1])
     found = restore_newest_checkpoint(store, layout, tmp_path / "back")
     assert found.manifest is not None and found.manifest.step == 10
-    assert found.passed_over == ("step 20: state.json does not have the SHA-256 of its manifest",)
+    assert found.passed_over == ("step 20: state.json does not have the CRC64-NVME of its manifest",)
 
 
 def test_who_was_superseded_commits_nothing_and_what_slips_through_does_not_count(

@@ -199,14 +199,14 @@ def _flip_a_bit(path: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a flipped bit": (_flip_a_bit, "does not have the SHA-256 of its manifest"),
+    "a flipped bit": (_flip_a_bit, "does not have the CRC64-NVME of its manifest"),
     "a truncated file": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, its manifest says"),
     "a longer file": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "bytes, its manifest says"),
     "a missing file": (lambda path: path.unlink(), "is missing"),
     "an emptied file": (lambda path: path.write_bytes(b""), "has 0 bytes"),
     "another checkpoint's file of the same size": (
         lambda path: path.write_bytes(path.read_bytes()[:-2] + b"10"),
-        "does not have the SHA-256 of its manifest",
+        "does not have the CRC64-NVME of its manifest",
     ),
 }
 
@@ -286,7 +286,7 @@ def test_a_file_replaced_through_the_store_is_detected_by_the_manifest(
     found = restore_newest_checkpoint(store, layout, tmp_path / "back")
     assert found.manifest is not None
     assert found.manifest.step == 10
-    assert found.passed_over == ("step 20: state.json does not have the SHA-256 of its manifest",)
+    assert found.passed_over == ("step 20: state.json does not have the CRC64-NVME of its manifest",)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -93,7 +93,7 @@ def take_over(older: Path, newer: Path, name: str) -> None:
     shutil.copy2(older / name, newer / name)
 
 
-NO_DIGEST, UNREADABLE = "does not have the SHA-256 of its manifest", "its manifest cannot be read"
+NO_DIGEST, UNREADABLE = "does not have the CRC64-NVME of its manifest", "its manifest cannot be read"
 MUTATIONS: dict[Callable[[Scene], None], str] = {
     flip_a_bit: f"is damaged|{NO_DIGEST}|{UNREADABLE}",
     truncate: "bytes, its manifest says",

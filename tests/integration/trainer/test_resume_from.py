@@ -222,7 +222,7 @@ def test_a_damaged_checkpoint_of_the_earlier_run_gives_way_to_the_one_before(run
     runs.store.write_bytes(f"{runs.earlier.checkpoint_uri(8)}/00001/metrics.jsonl", b"12345678901234567890 8")
     start = runs.start()
     assert runs.work.metrics.read_text() == f"{EARLIER} 4"
-    assert start.passed_over == ("step 8: metrics.jsonl does not have the SHA-256 of its manifest",)
+    assert start.passed_over == ("step 8: metrics.jsonl does not have the CRC64-NVME of its manifest",)
 
 
 def test_a_checkpoint_that_is_gone_by_now_never_means_step_0(runs: Runs) -> None:

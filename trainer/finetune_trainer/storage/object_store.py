@@ -18,7 +18,7 @@ from s3transfer.manager import TransferConfig, TransferManager
 from finetune_api.spec import Store
 from finetune_trainer.errors import ObjectDamaged, ObjectMissing, StorageUnavailable
 from finetune_trainer.storage.client import open_client
-from finetune_trainer.storage.downloads import download_hashed
+from finetune_trainer.storage.downloads import download_with_crcs
 from finetune_trainer.storage.failures import StoreDescription, translated
 from finetune_trainer.storage.locations import ObjectInfo, S3Location, refuse_metadata_endpoint, safe_path
 
@@ -235,9 +235,9 @@ class ObjectStore:
             futures = {uri: _start_download(manager, uri, path) for uri, path in files.items()}
             self._wait(futures, "read")
 
-    def download_hashed(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Download several objects at once and return their SHA-256, made as they arrive; checksums do not count."""
-        return download_hashed(self._fetch_range, files)
+    def download_with_crcs(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Download several objects at once and return their CRC64-NVME, made as they arrive."""
+        return download_with_crcs(self._fetch_range, files)
 
     def upload_file(self, path: Path, uri: str) -> None:
         """Upload a file, a large one in parallel parts."""
