@@ -170,7 +170,10 @@ def _client(endpoint: str) -> Any:  # noqa: ANN401 (botocore makes its clients a
         "s3",
         endpoint_url=endpoint,
         region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}, max_pool_connections=16),
+        # Signing the content would hash it.
+        config=Config(
+            s3={"addressing_style": "path", "payload_signing_enabled": False}, max_pool_connections=16
+        ),
     )
 
 

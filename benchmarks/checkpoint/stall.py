@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bars import Bar, Figure, median_figure
 from benchmarks.checkpoint.servers import limited, object_store, open_store
@@ -29,7 +30,12 @@ _LINE = re.compile(r"^(\S+ \S+) \w+ (.*)$", re.MULTILINE)
 _STEP = re.compile(r"step (\d+)/\d+ ")
 _COPIED = re.compile(r"copied the state after step (\d+) in (\d+) ms")
 _COMMITTED = re.compile(r"checkpoint of step (\d+) committed")
-_SHAPE = {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12, "num_key_value_heads": 12}
+_SHAPE: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+}
 # The first step allocates, and the first copy waits for its pages.
 _WARM_STEPS = 2
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 
-from finetune_api.spec import FineTuneJobSpec, MethodType, Offload, Optimizer, Precision, Strategy
+from finetune_api.spec import FineTuneJobSpec, MethodType, Optimizer, Precision, Strategy
 from finetune_trainer.errors import UserError
 from finetune_trainer.memory_estimate import MemoryEstimate, estimate_memory
 from finetune_trainer.run_file import BaseModelFacts, MethodFacts
+from finetune_trainer.snapshot_memory import LARGEST_SHARE, fits_in_memory
 
 # What strategy Auto chooses from.
 _AUTO_STRATEGIES = (Strategy.DDP, Strategy.ZERO2, Strategy.ZERO3)
@@ -42,7 +43,7 @@ def refuse_small_pods(spec: FineTuneJobSpec, model: BaseModelFacts, method: Meth
     """Raise UserError where files or memory that are certainly needed are larger than what a pod is given."""
     files = sum(file.size_bytes for file in model.files)
     resources = spec.resources
-    saved = math.ceil(method.trainable_count * _saved_bytes(spec.training.optimizer) / spec.parallelism.nodes)
+    saved = _saved_bytes_of_pod(spec, method)
     _require(
         "resources.ephemeralStorage",
         resources.ephemeral_storage,
@@ -55,15 +56,48 @@ def refuse_small_pods(spec: FineTuneJobSpec, model: BaseModelFacts, method: Meth
         files,
         "the base model's files",
     )
+    _require(
+        "resources.memory",
+        resources.memory,
+        _host_bytes_of_pod(spec, model, method),
+        _what_is_on_the_host(spec),
+    )
+
+
+def describe_snapshots(spec: FineTuneJobSpec, model: BaseModelFacts, method: MethodFacts) -> str | None:
+    """Say that saving will hold training up, because the memory of a pod has no room for a copy of its state.
+
+    None where it has; the ranks look again, at what is really free then.
+    """
+    memory, snapshots = bytes_of(spec.resources.memory), _saved_bytes_of_pod(spec, method)
+    taken = min(memory, _host_bytes_of_pod(spec, model, method))
+    if fits_in_memory(snapshots, memory - taken, 1):
+        return None
+    room, enough = int(LARGEST_SHARE * (memory - taken)), taken + math.ceil(snapshots / LARGEST_SHARE)
+    return (
+        f"Each save will hold training up for longer: copies of the state take {_shown(snapshots)} of a pod, and of "
+        f"resources.memory {spec.resources.memory} at most {_shown(room)} are for them, so they go through the pod's "
+        f"disk. Raise resources.memory to {_shown(enough)} or more."
+    )
+
+
+def _saved_bytes_of_pod(spec: FineTuneJobSpec, method: MethodFacts) -> int:
+    return math.ceil(method.trainable_count * _saved_bytes(spec.training.optimizer) / spec.parallelism.nodes)
+
+
+def _host_bytes_of_pod(spec: FineTuneJobSpec, model: BaseModelFacts, method: MethodFacts) -> int:
+    """What training certainly takes of a pod's memory."""
     estimates = _possible_estimates(spec, model, method)
     if spec.parallelism.gpus_per_node == 0:
         # Nothing is moved anywhere on the CPU: its memory is the host's.
-        needed = min(estimate.total + estimate.host for estimate in estimates)
-        _require("resources.memory", resources.memory, needed, _on_the_cpu(spec.method.type))
-    elif spec.parallelism.offload is not Offload.NONE:
-        needed = min(estimate.host for estimate in estimates) * spec.parallelism.gpus_per_node
-        what = f"what parallelism.offload {spec.parallelism.offload.value} moves to host memory"
-        _require("resources.memory", resources.memory, needed, what)
+        return min(estimate.total + estimate.host for estimate in estimates)
+    return min(estimate.host for estimate in estimates) * spec.parallelism.gpus_per_node
+
+
+def _what_is_on_the_host(spec: FineTuneJobSpec) -> str:
+    if spec.parallelism.gpus_per_node == 0:
+        return _on_the_cpu(spec.method.type)
+    return f"what parallelism.offload {spec.parallelism.offload.value} moves to host memory"
 
 
 def _possible_estimates(

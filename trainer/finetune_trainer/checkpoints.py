@@ -20,16 +20,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError
 
 from finetune_api.base import ApiModel
-from finetune_api.layout import CHECKPOINT_MANIFEST_NAME, FileEntry, RunLayout
+from finetune_api.layout import CHECKPOINT_MANIFEST_NAME, RunLayout
 from finetune_trainer.checkpoint_files import Split
 from finetune_trainer.claims import Claims, ensure_not_superseded, load_claims
 from finetune_trainer.errors import CheckpointCorrupt, ObjectDamaged, ObjectMissing
+from finetune_trainer.file_entries import CheckpointFile, checkpoint_file
 from finetune_trainer.retention import Kept, Retention, decide_kept
 from finetune_trainer.storage import ObjectInfo, ObjectStore
-from finetune_trainer.storage.checksums import digests_of_file
 from finetune_trainer.storage.locations import safe_path
 
 logger = logging.getLogger(__name__)
@@ -56,12 +56,6 @@ class CheckpointFacts(ApiModel):
     # Of what defines the mathematics; and the releases that computed it, by package.
     config_digest: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
-
-
-class CheckpointFile(FileEntry):
-    """A file with the checksum that readers compare: a CRC finds what storage and networks do, at memory speed."""
-
-    crc64nvme: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 
 
 class CheckpointManifest(CheckpointFacts):
@@ -140,7 +134,7 @@ def upload_files(
     if is_withdrawn():
         raise Withdrawn
     with ThreadPoolExecutor(1, thread_name_prefix="digests") as hashing:
-        digests = {name: hashing.submit(digests_of_file, path) for name, path in files.items()}
+        entries = {name: hashing.submit(checkpoint_file, name, path) for name, path in files.items()}
         try:
             store.upload_files(
                 {f"{place.uri}/{name}": path for name, path in files.items()}, is_cancelled=is_withdrawn
@@ -150,14 +144,10 @@ def upload_files(
                 hashing.shutdown(cancel_futures=True)
         if is_withdrawn():
             raise Withdrawn
-        entries = [_describe(name, path, *digests[name].result()) for name, path in files.items()]
+        found = [entry.result() for entry in entries.values()]
     if is_withdrawn():
         raise Withdrawn
-    return tuple(sorted(entries, key=lambda entry: entry.name))
-
-
-def _describe(name: str, path: Path, sha256: str, crc: str) -> CheckpointFile:
-    return CheckpointFile(name=name, size_bytes=path.stat().st_size, sha256=sha256, crc64nvme=crc)
+    return tuple(sorted(found, key=lambda entry: entry.name))
 
 
 def write_part(store: ObjectStore, place: Place, node: int, entries: tuple[CheckpointFile, ...]) -> None:

@@ -5,14 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import StringConstraints
 
 from finetune_api.layout import FileEntry
+from finetune_trainer.checksums import digests_of_file
 
 if TYPE_CHECKING:  # boto3 would be imported wherever a file is hashed
     from finetune_trainer.storage import ObjectStore
 
 _HASH_BLOCK_BYTES = 4 * 1024 * 1024
+
+
+class CheckpointFile(FileEntry):
+    """A file with the checksum that readers compare: a CRC finds what storage and networks do, at memory speed."""
+
+    crc64nvme: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+
+def checkpoint_file(name: str, path: Path) -> CheckpointFile:
+    """Describe a file of a checkpoint."""
+    sha256, crc = digests_of_file(path)
+    return CheckpointFile(name=name, size_bytes=path.stat().st_size, sha256=sha256, crc64nvme=crc)
 
 
 def file_entry(path: Path, directory: Path) -> FileEntry:

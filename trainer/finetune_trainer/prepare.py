@@ -26,7 +26,7 @@ from finetune_api.spec import FineTuneJobSpec, Method, MethodType, Store
 from finetune_api.termination import PreparedFacts, TerminationMessage
 from finetune_trainer.adapter_source import find_adapter
 from finetune_trainer.base_model import FoundModel, find_base_model
-from finetune_trainer.capacity import refuse_small_pods
+from finetune_trainer.capacity import describe_snapshots, refuse_small_pods
 from finetune_trainer.data.digest import dataset_digest
 from finetune_trainer.data.encoding import ExampleEncoder
 from finetune_trainer.data.pipeline import DataRefused, DataRequest, PreparedData, prepare_data
@@ -116,6 +116,9 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
     plan = decide_steps(data.manifest.rows_per_epoch, spec.training)
     logger.info("the run has %d steps: %s", plan.total_steps, plan.explanation)
     method = with_rank_steps(inspected.method, spec.method, plan)
+    advice = describe_snapshots(spec, model, method)
+    if advice is not None:
+        logger.warning(advice)
     run_file = _run_file(job, model, method, adapter_facts, data.manifest, plan)
     if earlier is not None:
         refuse_differences(earlier, run_file, spec.method.type)
@@ -125,7 +128,7 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
     report = complete_report(output, run_file.dataset.prepared_uri, data.report, job, plan)
     save_report(output, layout, report)
     save_run_file(output, layout, run_file)
-    return _message(model, data.manifest, report, plan)
+    return _message(model, data.manifest, report, plan, advice)
 
 
 # --- the output ------------------------------------------------------------------------------------------------
@@ -346,11 +349,15 @@ def _run_file(
 
 
 def _message(
-    model: BaseModelFacts, manifest: PreparedManifest, report: DataReport, plan: StepPlan
+    model: BaseModelFacts,
+    manifest: PreparedManifest,
+    report: DataReport,
+    plan: StepPlan,
+    advice: str | None,
 ) -> TerminationMessage:
     return TerminationMessage(
         reason=Reason.PREPARED,
-        message=describe_summary(report),
+        message=" ".join(filter(None, (describe_summary(report), advice))),
         prepared=PreparedFacts(
             dataset_digest=manifest.digest,
             model_digest=model.digest,

@@ -14,7 +14,7 @@ from finetune_trainer.checkpoint_files import OPTIMIZER, PARAMETERS
 # Paths by kind of state, in the environment of a rank.
 ENV_SNAPSHOT_MEMORY = "FINETUNE_SNAPSHOT_MEMORY"
 # Of what is free: the rest is for what training needs later.
-_LARGEST_SHARE = 0.8
+LARGEST_SHARE = 0.8
 
 
 class SnapshotMemory:
@@ -48,4 +48,4 @@ def memory_paths(environment: str | None) -> dict[str, Path]:
 
 def fits_in_memory(snapshot_bytes: int, available_bytes: int, ranks: int) -> bool:
     """Whether a pod has room for the snapshots of all its ranks, beside what it holds already."""
-    return snapshot_bytes * ranks <= _LARGEST_SHARE * available_bytes
+    return snapshot_bytes * ranks <= LARGEST_SHARE * available_bytes

@@ -22,7 +22,6 @@ from pathlib import Path
 from finetune_api.layout import RunLayout
 from finetune_api.progress import CheckpointReport
 from finetune_trainer.checkpoints import (
-    CheckpointFile,
     CheckpointManifest,
     Place,
     Withdrawn,
@@ -35,6 +34,7 @@ from finetune_trainer.checkpoints import (
 )
 from finetune_trainer.claims import ensure_not_superseded
 from finetune_trainer.errors import ObjectDamaged, StageError, StorageUnavailable
+from finetune_trainer.file_entries import CheckpointFile
 from finetune_trainer.job import load_job
 from finetune_trainer.logs import configure_logging
 from finetune_trainer.parent_death import die_with_launcher

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.spec import FineTuneJobSpec, MethodType
-from finetune_trainer.capacity import bytes_of, refuse_small_pods
+from finetune_trainer.capacity import bytes_of, describe_snapshots, refuse_small_pods
 from finetune_trainer.errors import UserError
 from finetune_trainer.run_file import BaseModelFacts, MethodFacts, ModelFile
 from tests.builders.jobs import make_manifest
@@ -44,11 +44,15 @@ MODEL = BaseModelFacts(
 )
 
 
-def check(trainable_count: int, **changes: Any) -> None:
+def make_run(trainable_count: int, **changes: Any) -> tuple[FineTuneJobSpec, MethodFacts]:
     disks = {"resources__ephemeralStorage": "100G", "resources__export": {"ephemeralStorage": "100G"}}
     spec = FineTuneJobSpec.model_validate(make_manifest(**{**disks, **changes})["spec"])
     quantized_count = BILLION if spec.method.type is MethodType.QLORA else 0
-    facts = MethodFacts(trainable_count=trainable_count, quantized_count=quantized_count)
+    return spec, MethodFacts(trainable_count=trainable_count, quantized_count=quantized_count)
+
+
+def check(trainable_count: int, **changes: Any) -> None:
+    spec, facts = make_run(trainable_count, **changes)
     refuse_small_pods(spec, MODEL, facts)
 
 
@@ -135,3 +139,30 @@ def test_auto_refuses_only_what_no_strategy_has_room_for() -> None:
     check(BILLION, **many, resources__memory="3G")
     with pytest.raises(UserError, match=r"resources\.memory 1G is too small"):
         check(BILLION, **many, resources__memory="1G")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"method__type": "Full", "resources__memory": "15G"}, None),
+        (
+            {"method__type": "Full", "resources__memory": "14.9G"},
+            "copies of the state take 11.2 GiB of a pod, and of resources.memory 14.9G at most 11.1 GiB are for them, "
+            "so they go through the pod's disk. Raise resources.memory to 14.0 GiB or more.",
+        ),
+        ({"method__type": "Full", "resources__memory": "7.5G", "parallelism__nodes": 2}, None),
+        (
+            {**ON_CPU, "method__type": "Full", "resources__memory": "30G"},
+            "at most 10.4 GiB are for them",
+        ),
+        ({**ON_CPU, "method__type": "Full", "resources__memory": "31.1G"}, None),
+    ],
+)
+def test_prepare_says_when_a_pods_memory_has_no_room_for_copies_of_its_state(
+    changes: dict[str, Any], told: str | None
+) -> None:
+    spec, facts = make_run(BILLION, **changes)
+
+    advice = describe_snapshots(spec, MODEL, facts)
+
+    assert advice is None if told is None else told in str(advice)

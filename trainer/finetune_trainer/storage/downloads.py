@@ -19,8 +19,8 @@ from typing import Any, Protocol
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 from urllib3.exceptions import HTTPError
 
+from finetune_trainer.checksums import format_crc
 from finetune_trainer.errors import StorageUnavailable
-from finetune_trainer.storage.checksums import format_crc
 
 _MIB = 1024 * 1024
 RANGE_BYTES = 16 * _MIB

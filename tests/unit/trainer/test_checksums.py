@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.storage.checksums import digests_of_file
+from finetune_trainer.checksums import digests_of_file
 
 # Of the polynomial and its conventions: https://reveng.sourceforge.io/crc-catalogue/17plus.htm#crc.cat.crc-64-nvme
 CHECK_INPUT, CHECK_VALUE = b"123456789", "ae8b14860a799888"
