@@ -59,7 +59,7 @@ class Store(ApiModel):
     )
     checksums: Checksums = Field(
         default=Checksums.WHEN_SUPPORTED,
-        description="checksums: WhenSupported sends a CRC32 with every upload; WhenRequired is for older stores that "
+        description="checksums: WhenSupported sends a checksum with every upload; WhenRequired is for older stores that "
         "refuse checksum headers. Default: WhenSupported.",
     )
     ca_bundle_ref: CABundleRef | None = Field(

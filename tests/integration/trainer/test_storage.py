@@ -17,6 +17,7 @@ from devcluster import S3Server
 from finetune_api.spec import Addressing, CABundleRef, Checksums, SecretRef, Store
 from finetune_trainer.errors import ObjectMissing, StorageDenied, StorageUnavailable, UserError
 from finetune_trainer.storage import ObjectStore
+from finetune_trainer.storage.client import open_client
 from tests.builders.self_signed import https_server
 from tests.integration.trainer.conftest import SECRET_NAME, mount_secret
 
@@ -171,6 +172,22 @@ def test_a_certificate_bundle_in_the_environment_does_not_disturb_plain_http(
 ) -> None:
     monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere/ca.pem")
     assert ObjectStore.open(store_settings).write_bytes(f"s3://{bucket}/key", b"1")
+
+
+@pytest.mark.parametrize("size", [1 * MIB, 40 * MIB])
+@pytest.mark.parametrize(("checksums", "is_sent"), [("WhenSupported", True), ("WhenRequired", False)])
+def test_what_is_uploaded_carries_a_checksum_that_the_store_compares(
+    store_settings: Store, bucket: str, tmp_path: Path, checksums: str, is_sent: bool, size: int
+) -> None:
+    settings = store_settings.model_copy(update={"checksums": Checksums(checksums)})
+    (tmp_path / "file").write_bytes(bytes(size))
+
+    ObjectStore.open(settings).upload_file(tmp_path / "file", f"s3://{bucket}/file")
+
+    head = open_client(settings, max_attempts=1).head_object(
+        Bucket=bucket, Key="file", ChecksumMode="ENABLED"
+    )
+    assert ("ChecksumCRC32C" in head) is is_sent
 
 
 @pytest.mark.parametrize("checksums", list(Checksums))

@@ -36,6 +36,8 @@ _TRANSFER = TransferConfig(
     max_submission_concurrency=2,
     max_io_queue_size=64,
 )
+# Of all that S3 has known since 2022 the cheapest: processors have an instruction for it.
+_ON_THE_WIRE = {"ChecksumAlgorithm": "CRC32C"}
 _DELETE_BATCH = 1000
 _POLL_SECONDS = 0.005
 
@@ -247,8 +249,10 @@ class ObjectStore:
         self, files: Mapping[str, Path], is_cancelled: Callable[[], bool] = lambda: False
     ) -> None:
         """Upload several files at once, with bounded memory. When cancelled it returns before all are there."""
+        is_checked = self._file_client.meta.config.request_checksum_calculation == "when_supported"
+        checksum = _ON_THE_WIRE if is_checked else {}
         with self._transfers() as manager:
-            futures = {uri: _start_upload(manager, uri, path) for uri, path in files.items()}
+            futures = {uri: _start_upload(manager, uri, path, checksum) for uri, path in files.items()}
             self._wait(futures, "write", is_cancelled=is_cancelled)
 
     # --- inner steps -----------------------------------------------------------------------------------------
@@ -356,9 +360,11 @@ def _start_download(manager: TransferManager, uri: str, path: Path) -> TransferF
     return manager.download(location.bucket, location.key, os.fspath(path))
 
 
-def _start_upload(manager: TransferManager, uri: str, path: Path) -> TransferFuture:
+def _start_upload(
+    manager: TransferManager, uri: str, path: Path, checksum: Mapping[str, str]
+) -> TransferFuture:
     location = S3Location.parse(uri)
-    return manager.upload(os.fspath(path), location.bucket, location.key)
+    return manager.upload(os.fspath(path), location.bucket, location.key, extra_args=dict(checksum))
 
 
 def _is_precondition_failed(error: ClientError) -> bool:
