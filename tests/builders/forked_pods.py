@@ -5,6 +5,7 @@ All else is as in a pod: a process group of its own, the launcher's own code, th
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -169,6 +170,8 @@ def _become(environment: Mapping[str, str], output: int) -> None:
         os.dup2(output, standard)
     # Not the parent's, whose locks another thread of it may have held.
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    # Nor those behind what the parent logs to: each process sets that up anew.
+    logging.getLogger().handlers.clear()
 
 
 def _leave(code: int) -> None:

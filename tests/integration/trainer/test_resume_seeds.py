@@ -19,6 +19,7 @@ import pytest
 from benchmarks.faults import count_bar, record
 from devcluster import S3Server
 from finetune_api.names import Stage
+from tests.builders.deadlines import wait_until
 from tests.builders.forked_pods import ForkedPods
 from tests.builders.training_runs import SETTINGS, TrainingRun
 from tests.integration.trainer.runs import Ending, ending_of
@@ -204,6 +205,9 @@ def die_in_rank_0(death: Death) -> None:
     def step_and_die(self: FineTuneTrainer, *arguments: Any) -> Any:
         time.sleep(STEP_SECONDS)
         step = int(self.state.global_step)
+        if not chosen and death.after_commit and step >= death.last_step:
+            # A busy machine's uploads may take longer than the whole run.
+            wait_until(lambda: spool.report().committed is not None, "a checkpoint is committed")
         if not chosen and (not death.after_commit or spool.report().committed is not None):
             chosen.append(step + int(death.share * max(0, death.last_step - step)))
         if chosen and step >= chosen[0]:
