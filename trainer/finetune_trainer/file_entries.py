@@ -15,8 +15,6 @@ from finetune_trainer.checksums import digests_of_file
 if TYPE_CHECKING:  # boto3 would be imported wherever a file is hashed
     from finetune_trainer.storage import ObjectStore
 
-_HASH_BLOCK_BYTES = 4 * 1024 * 1024
-
 
 class CheckpointFile(FileEntry):
     """A file with the checksum that readers compare: a CRC finds what storage and networks do, at memory speed."""
@@ -56,9 +54,6 @@ def missing_objects(store: ObjectStore, folder_uri: str, entries: Iterable[FileE
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hash a file in blocks."""
-    digest = hashlib.sha256()
+    """Hash a file."""
     with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
