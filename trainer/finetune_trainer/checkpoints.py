@@ -298,6 +298,20 @@ def prune_checkpoints(
     return kept
 
 
+def remove_unfinished(store: ObjectStore, layout: RunLayout) -> int:
+    """Remove what was never committed, also unfinished uploads; return how many folders and uploads there were.
+
+    For when training is done: nobody prunes after the last commit, and a request that hung may have ended since.
+    """
+    abandoned = [
+        objects
+        for place, objects in _checkpoints_newest_first(store, layout)
+        if place.manifest_uri not in {info.uri for info in objects}
+    ]
+    store.delete(info.uri for objects in abandoned for info in objects)
+    return len(abandoned) + store.abort_uploads(layout.checkpoints_uri)
+
+
 def abort_unfinished_uploads(store: ObjectStore, layout: RunLayout, incarnation: int, step: int) -> int:
     """Remove unfinished uploads of earlier incarnations, and of this one's up to a step; return how many."""
 

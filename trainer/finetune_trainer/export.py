@@ -34,6 +34,7 @@ from finetune_trainer.artifacts import (
     upload_folder,
 )
 from finetune_trainer.base_model import base_model_store
+from finetune_trainer.checkpoints import remove_unfinished
 from finetune_trainer.compared_rows import load_compared_rows
 from finetune_trainer.current_pointer import move_current
 from finetune_trainer.data.step_batches import PackedRows
@@ -105,6 +106,7 @@ def run(job: JobFile, job_path: Path) -> TerminationMessage:
     facts = load_exported(store, job)
     if facts is None:
         facts = export(job, store)
+    remove_unfinished(store, job.layout)
     move_current(store, job.layout, _pointer(job, facts))
     return TerminationMessage(reason=Reason.EXPORTED, message=describe_result(job, facts), exported=facts)
 

@@ -43,7 +43,7 @@ from finetune_trainer.work_directory import HandOver, RankResult, WorkDirectory
 
 logger = logging.getLogger(__name__)
 
-# Of the pod's grace, what the launcher keeps to say how it ended before the kubelet kills it.
+# Of the pod's grace, what the launcher keeps to say how it ended before the kubelet kills it; of a short one, half.
 _LAST_WORDS_SECONDS = 5.0
 # How long a state that was handed over may still be uploaded after its ranks have ended, unless the pod must go sooner.
 # Of several pods one may be gone, whose part never comes.
@@ -203,7 +203,7 @@ def seconds_to_drain(relay: Relay, placement: Placement) -> float:
 def seconds_to_save() -> float | None:
     """How long the ranks may take to save after SIGTERM; None where the pod was not told its grace."""
     grace = os.environ.get(names.ENV_GRACE_SECONDS, "")
-    return max(0.0, float(grace) - _LAST_WORDS_SECONDS) if grace.isdecimal() else None
+    return max(float(grace) - _LAST_WORDS_SECONDS, float(grace) / 2) if grace.isdecimal() else None
 
 
 def load_results(work: WorkDirectory, ranks: Iterable[int]) -> list[RankResult]:

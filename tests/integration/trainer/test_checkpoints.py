@@ -19,6 +19,7 @@ from finetune_trainer.checkpoints import (
     find_newest_checkpoint,
     prune_checkpoints,
     read_parts,
+    remove_unfinished,
     restore_newest_checkpoint,
     upload_files,
     write_part,
@@ -36,6 +37,7 @@ from tests.builders.checkpoints import (
     read_state,
     save_checkpoint,
     state_of,
+    uncommitted_folders,
     unfinished_uploads,
     write_state,
 )
@@ -463,3 +465,17 @@ def test_pruning_removes_unfinished_uploads_but_not_those_of_what_is_being_writt
         "checkpoints/step-00000040/00002/state.json",
         "merged/model.safetensors",
     ]
+
+
+def test_when_training_is_done_nothing_uncommitted_is_left(
+    store: ObjectStore, layout: RunLayout, save: Callable[..., None]
+) -> None:
+    save(10, 20)
+    store.write_bytes(f"{Place(layout, 15, 1).uri}/state.json", b"given up")
+    store.write_bytes(f"{Place(layout, 30, 1).uri}/state.json", b"arrived after the last commit")
+    begin_upload(store, f"{Place(layout, 30, 1).uri}/adapter.safetensors")
+    begin_upload(store, f"{layout.run_uri}/merged/model.safetensors")
+    assert remove_unfinished(store, layout) == 3
+    assert uncommitted_folders(store, layout) == set()
+    assert committed_steps(store, layout) == [10, 20]
+    assert unfinished_uploads(store, layout) == ["merged/model.safetensors"]

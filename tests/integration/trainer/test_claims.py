@@ -266,7 +266,9 @@ def test_an_old_writer_that_wakes_up_cannot_touch_the_files_of_its_successor(
         monkeypatch.setattr(ObjectStore, "upload_files", upload)
         save(20, incarnation=claim_incarnation(store, layout))
         for path in files.values():
-            path.write_bytes(bytes(path.stat().st_size))  # digests may have been made before: sizes must agree
+            path.write_bytes(
+                bytes(path.stat().st_size)
+            )  # digests may have been made before: sizes must agree
         upload(self, files, is_cancelled)
 
     monkeypatch.setattr(ObjectStore, "upload_files", paused_while_another_commits)

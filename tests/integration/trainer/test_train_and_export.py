@@ -253,11 +253,14 @@ def test_export_taken_up_again_writes_the_same_and_does_not_repeat_what_is_commi
     layout = finished.job(Stage.EXPORT).layout
     out = server.data / layout.run_uri.removeprefix("s3://")
     first = export_here(finished, tmp_path / "first", monkeypatch)
-    # As if the pod had been lost before the last manifest.
+    # As if the pod had been lost before the last manifest, and a train pod's last request had arrived only now.
     (out / "merged" / ARTIFACT_MANIFEST_NAME).unlink()
+    late = f"{layout.checkpoint_uri(TOTAL_STEPS + 1)}/00001/adapter.safetensors"
+    finished.store.write_bytes(late, b"late")
     again = export_here(finished, tmp_path / "again", monkeypatch)
     committed = export_here(finished, tmp_path / "committed", monkeypatch)
     assert first == again == committed
+    assert not finished.store.exists(late)
     assert not (tmp_path / "committed" / "merged").exists()
 
 

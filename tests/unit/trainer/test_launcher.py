@@ -164,7 +164,9 @@ def test_ranks_that_do_not_save_within_the_grace_are_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grace", "expected"), [("120", 115.0), ("3", 0.0), ("", None), ("soon", None)], ids=repr
+    ("grace", "expected"),
+    [("120", 115.0), ("8", 4.0), ("2", 1.0), ("0", 0.0), ("", None), ("soon", None)],
+    ids=repr,
 )
 def test_the_launcher_keeps_some_of_the_grace_for_its_last_words(
     grace: str, expected: float | None, monkeypatch: pytest.MonkeyPatch

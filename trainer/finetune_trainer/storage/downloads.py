@@ -6,6 +6,7 @@ from those of the ranges, in whatever order they come, and costs a twentieth of 
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -123,40 +124,38 @@ class Downloads:
         self._bring(file, 0, answer)
 
     def _bring(self, file: _File, start: int, answer: Mapping[str, Any] | None = None) -> None:
-        position, end, crc, breaks = start, start + file.range_length(start), 0, 0
-        while position < end and not self._failed.is_set():
+        for breaks in itertools.count(1):
             try:
                 if answer is None:
-                    answer = self._fetch(file.uri, start, end - start, file.etag)
+                    answer = self._fetch(file.uri, start, file.range_length(start), file.etag)
                     assert answer is not None, "it had bytes before"
-                position, crc = self._write(file, answer["Body"], start, end)
-                if position < end:
-                    raise HTTPError("the answer ended before its time")
+                crc = self._write(file, answer["Body"], start)
+                break
             except (HTTPError, ConnectionError, TimeoutError) as error:
-                breaks += 1
                 if breaks > _MOST_BREAKS:
                     raise StorageUnavailable(
                         f"Could not read {file.uri}: the answer broke off {breaks} times ({error}). "
                         "The stage is tried again."
                     ) from error
                 longest = min(_LONGEST_PAUSE_SECONDS, 0.5 * 2**breaks)
-                self._failed.wait(longest * random.uniform(0.5, 1))  # noqa: S311
-                position, answer = start, None
+                if self._failed.wait(longest * random.uniform(0.5, 1)):  # noqa: S311
+                    return
+                answer = None
         if not self._failed.is_set():
             self._arrive(file, start, crc)
 
-    def _write(self, file: _File, body: Any, start: int, end: int) -> tuple[int, int]:  # noqa: ANN401 (botocore's stream)
-        """Write what comes; where it ended, and its CRC."""
-        position, crc = start, 0
+    def _write(self, file: _File, body: Any, start: int) -> int:  # noqa: ANN401 (botocore's stream)
+        """Write a range as it comes, and return its CRC. Raises HTTPError where it ends before its time."""
+        position, end, crc = start, start + file.range_length(start), 0
         # The stream below the one that compares checksums: some stores send the whole object's with a part of it.
         with body as raw:
             while position < end and not self._failed.is_set():
                 block = raw.read(min(_BLOCK_BYTES, end - position))
                 if not block:
-                    break
+                    raise HTTPError("the answer ended before its time")
                 crc = crc64nvme(block, crc)
                 position += _write_all(file.descriptor, block, position)
-        return position, crc
+        return crc
 
     def _arrive(self, file: _File, start: int, crc: int) -> None:
         with file.lock:
