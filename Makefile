@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 UV := .tools/uv/bin/uv
 RUN := $(UV) run --frozen --all-extras
+# Where the environment forbids it, each of the many processes would compile what it imports anew: torch takes 15 s of that.
+unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/.tools/uv/bin:$(PATH)
 
 .DEFAULT_GOAL := help

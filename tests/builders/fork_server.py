@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 _PRELOADED = (
     "torch",
@@ -28,15 +29,24 @@ _ENVIRONMENT = {
 }
 
 
+_servers: set[int | None] = set()
+
+
 def fork_server() -> ForkServerContext:
     """The context whose server has imported everything; it starts before it has any thread."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
-    before = dict(os.environ)
-    os.environ.update(_ENVIRONMENT)
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    # A process has one, under no other name.
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid not in _servers:
+        # Another one may run already: prepare's, which has imported what reads rows and no more.
+        server._stop()
+        context.set_forkserver_preload(list(_PRELOADED))
+        before = dict(os.environ)
+        os.environ.update(_ENVIRONMENT)
+        try:
+            forkserver.ensure_running()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        _servers.add(server._forkserver_pid)
     return context
