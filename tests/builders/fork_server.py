@@ -36,7 +36,7 @@ def fork_server() -> ForkServerContext:
     """The context whose server has imported everything; it starts before it has any thread."""
     context = multiprocessing.get_context("forkserver")
     # A process has one, under no other name.
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     if server._forkserver_pid not in _servers:
         # Another one may run already: prepare's, which has imported what reads rows and no more.
         server._stop()
