@@ -173,8 +173,8 @@ class Kubelet:
                 "reason": reason,
                 "message": message,
                 "source": {"component": "kubelet"},
-                "firstTimestamp": _now(),
-                "lastTimestamp": _now(),
+                "firstTimestamp": now_in_seconds(),
+                "lastTimestamp": now_in_seconds(),
                 "count": 1,
             },
         )
@@ -217,7 +217,7 @@ def write_end(api: Api, pod: JsonObject, end: End) -> None:
         "reason": end.reason or ("Completed" if end.exit_code == 0 else "Error"),
         "message": end.text,
         "startedAt": _started_at(api, pod),
-        "finishedAt": _now(),
+        "finishedAt": now_in_seconds(),
     }
     unready = [{"type": kind, "status": "False"} for kind in ("Ready", "ContainersReady")]
     phase = "Succeeded" if end.exit_code == 0 else "Failed"
@@ -242,7 +242,9 @@ def _started_at(api: Api, pod: JsonObject) -> str:
     """When the container was started, where the kubelet has said so before."""
     known = api.read(CORE, "pods", pod["metadata"]["name"]) or pod
     states = [each["state"] for each in known["status"].get("containerStatuses", ())]
-    started: str = next((state["running"]["startedAt"] for state in states if "running" in state), _now())
+    started: str = next(
+        (state["running"]["startedAt"] for state in states if "running" in state), now_in_seconds()
+    )
     return started
 
 
@@ -258,7 +260,8 @@ def _container(state: JsonObject, *, ready: bool) -> JsonObject:
     return {"containerStatuses": [status]}
 
 
-def _now() -> str:
+def now_in_seconds() -> str:
+    """The time as Kubernetes tells it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

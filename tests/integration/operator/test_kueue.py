@@ -11,7 +11,7 @@ from devcluster import ControlPlane
 from tests.integration.operator import kueue as kueue_stand_in
 from tests.integration.operator.api_client import BATCH, Api, wait_until
 from tests.integration.operator.audit import read_writes
-from tests.integration.operator.kubelet import End, Kubelet, job_is_gone, job_is_there
+from tests.integration.operator.kubelet import End, Kubelet, job_is_gone, job_is_there, now_in_seconds
 from tests.integration.operator.kueue import POD_SET_LABEL, PRIORITY_LABEL, QUEUE_LABEL, Kueue
 from tests.integration.operator.nodes import PARKING
 from tests.integration.operator.process import OperatorProcess
@@ -180,11 +180,14 @@ def test_it_may_be_admitted_again_while_its_old_pod_still_saves(
     """Kueue asks for active pods only, and those of a suspended Job are not counted as such."""
     reach_training(api, kubelet, kueue)
     old = kubelet.pod_of("bot-train-1")["metadata"]["uid"]
+    began = api.status("bot")["attempts"][-1]["runningSince"]
 
     kueue.evict("bot-train-1")
     kueue.admit("bot-train-1")
     kubelet.obey_deletion("bot-train-1", End(22, message=saved(40)))
     wait_until(lambda: kubelet.pod_of("bot-train-1")["metadata"]["uid"] != old)
+    # Times are told in seconds, and no node ends a pod and starts the next one within the same.
+    wait_until(lambda: now_in_seconds() > began)
     kubelet.start("bot-train-1", node=PARKING)
 
     status = api.wait_for_status("bot", phase="Training", restarts=0, preemptions=1)
