@@ -28,7 +28,6 @@ from finetune_trainer.checkpoint_files import Split
 from finetune_trainer.claims import Claims, ensure_not_superseded, load_claims
 from finetune_trainer.errors import CheckpointCorrupt, ObjectDamaged, ObjectMissing
 from finetune_trainer.file_entries import CheckpointFile, checkpoint_file
-from finetune_trainer.retention import Kept, Retention, decide_kept
 from finetune_trainer.storage import ObjectInfo, ObjectStore
 from finetune_trainer.storage.locations import safe_path
 
@@ -207,9 +206,9 @@ def find_newest_checkpoint(
     """
     reasons: list[str] = []
     claims = load_claims(store, layout)
-    for place, objects in _checkpoints_newest_first(store, layout):
+    for place, objects in checkpoints_newest_first(store, layout):
         known = (passed_over or {}).get(place)
-        candidate = known or _candidate(store, place, objects, claims)
+        candidate = known or load_usable(store, place, objects, claims)
         if isinstance(candidate, CheckpointManifest):
             return CheckpointSearch(candidate, tuple(reasons))
         reasons.append(candidate)
@@ -266,85 +265,19 @@ def restore_newest_checkpoint(
             return search
 
 
-# --- pruning ---------------------------------------------------------------------------------------------------
-
-
-def prune_checkpoints(
-    store: ObjectStore, layout: RunLayout, retention: Retention, incarnation: int
-) -> list[int]:
-    """Remove what is no longer needed and return the steps that are kept, the newest first.
-
-    Gone are checkpoints that retention does not keep, whatever earlier incarnations and steps left unfinished, and
-    their unfinished uploads. Without a complete checkpoint nothing is removed. Raises Superseded.
-    """
-    ensure_not_superseded(store, layout, incarnation)
-    claims = load_claims(store, layout)
-    found = list(_checkpoints_newest_first(store, layout))
-    manifests = {place: _candidate(store, place, objects, claims) for place, objects in found}
-    usable = {
-        place.step: Kept(place.step, manifest.eval_loss)
-        for place, manifest in reversed(manifests.items())
-        if isinstance(manifest, CheckpointManifest)
-    }
-    if not usable:
-        return []
-    newest_first = sorted(usable.values(), key=lambda kept: -kept.step)
-    kept = decide_kept(newest_first, retention)
-    for place, objects in found:
-        is_kept = place.step in kept and isinstance(manifests[place], CheckpointManifest)
-        if not is_kept and (place.step < newest_first[0].step or place.incarnation < incarnation):
-            _remove_checkpoint(store, place, objects)
-    abort_unfinished_uploads(store, layout, incarnation, newest_first[0].step)
-    return kept
-
-
-def remove_unfinished(store: ObjectStore, layout: RunLayout) -> int:
-    """Remove what was never committed, also unfinished uploads; return how many folders and uploads there were.
-
-    For when training is done: nobody prunes after the last commit, and a request that hung may have ended since.
-    """
-    abandoned = [
-        objects
-        for place, objects in _checkpoints_newest_first(store, layout)
-        if place.manifest_uri not in {info.uri for info in objects}
-    ]
-    store.delete(info.uri for objects in abandoned for info in objects)
-    return len(abandoned) + store.abort_uploads(layout.checkpoints_uri)
-
-
-def abort_unfinished_uploads(store: ObjectStore, layout: RunLayout, incarnation: int, step: int) -> int:
-    """Remove unfinished uploads of earlier incarnations, and of this one's up to a step; return how many."""
-
-    def is_left_over(name: str) -> bool:
-        place = _parse_place(layout, name)
-        return place is None or place.incarnation < incarnation or place.step <= step
-
-    return store.abort_uploads(layout.checkpoints_uri, which=is_left_over)
-
-
-def _remove_checkpoint(store: ObjectStore, place: Place, objects: Iterable[ObjectInfo]) -> None:
-    # Manifest first: half-removed must mean uncommitted.
-    uris = [info.uri for info in objects]
-    store.delete([uri for uri in uris if uri == place.manifest_uri])
-    store.delete([uri for uri in uris if uri != place.manifest_uri])
-
-
-# --- inner steps -----------------------------------------------------------------------------------------------
-
-
-def _checkpoints_newest_first(
+def checkpoints_newest_first(
     store: ObjectStore, layout: RunLayout
 ) -> Iterator[tuple[Place, list[ObjectInfo]]]:
     """What stands below checkpoints/, the newest step first, of one step the newest incarnation first."""
     found: dict[Place, list[ObjectInfo]] = {}
     for info in store.list_objects(layout.checkpoints_uri):
-        if (place := _parse_place(layout, info.name)) is not None:
+        if (place := parse_place(layout, info.name)) is not None:
             found.setdefault(place, []).append(info)
     for place in sorted(found, key=lambda place: (-place.step, -place.incarnation)):
         yield place, found[place]
 
 
-def _parse_place(layout: RunLayout, name: str) -> Place | None:
+def parse_place(layout: RunLayout, name: str) -> Place | None:
     """The checkpoint that an object below checkpoints/ belongs to."""
     step, _, rest = name.removeprefix("step-").partition("/")
     incarnation, _, file = rest.partition("/")
@@ -353,7 +286,7 @@ def _parse_place(layout: RunLayout, name: str) -> Place | None:
     return Place(layout, int(step), int(incarnation))
 
 
-def _candidate(
+def load_usable(
     store: ObjectStore, place: Place, objects: list[ObjectInfo], claims: Claims
 ) -> CheckpointManifest | str:
     """The manifest of a checkpoint whose files are there, or the reason why it cannot be used."""
@@ -372,6 +305,9 @@ def _candidate(
     sizes = {info.uri.removeprefix(prefix): info.size_bytes for info in objects}
     problem = _incomplete(manifest, sizes)
     return manifest if problem is None else f"step {place.step}: {problem}"
+
+
+# --- inner steps -----------------------------------------------------------------------------------------------
 
 
 def _incomplete(manifest: CheckpointManifest, sizes: Mapping[str, int]) -> str | None:

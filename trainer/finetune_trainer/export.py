@@ -34,7 +34,7 @@ from finetune_trainer.artifacts import (
     upload_folder,
 )
 from finetune_trainer.base_model import base_model_store
-from finetune_trainer.checkpoints import remove_unfinished
+from finetune_trainer.checkpoint_pruning import remove_unfinished
 from finetune_trainer.compared_rows import load_compared_rows
 from finetune_trainer.current_pointer import move_current
 from finetune_trainer.data.step_batches import PackedRows

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from finetune_api.layout import RunLayout
 from finetune_api.progress import CheckpointReport
+from finetune_trainer.checkpoint_pruning import prune_checkpoints
 from finetune_trainer.checkpoints import (
     CheckpointManifest,
     Place,
     Withdrawn,
     commit_checkpoint,
     load_committed,
-    prune_checkpoints,
     read_parts,
     upload_files,
     write_part,

@@ -14,10 +14,10 @@ import pytest
 
 from finetune_api.layout import RunLayout
 from finetune_api.termination import TrainedFacts
+from finetune_trainer.checkpoint_pruning import prune_checkpoints
 from finetune_trainer.checkpoints import (
     Withdrawn,
     find_newest_checkpoint,
-    prune_checkpoints,
     restore_newest_checkpoint,
 )
 from finetune_trainer.claims import claim_incarnation, load_claims, note_start

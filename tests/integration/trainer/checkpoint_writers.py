@@ -21,7 +21,8 @@ from s3transfer.manager import TransferConfig
 
 from finetune_api.layout import RunLayout
 from finetune_api.spec import Store
-from finetune_trainer.checkpoints import prune_checkpoints, restore_newest_checkpoint
+from finetune_trainer.checkpoint_pruning import prune_checkpoints
+from finetune_trainer.checkpoints import restore_newest_checkpoint
 from finetune_trainer.claims import claim_incarnation, note_start
 from finetune_trainer.retention import Retention
 from finetune_trainer.storage import ObjectStore, object_store

@@ -10,6 +10,7 @@ import pytest
 
 from devcluster import S3Server
 from finetune_api.layout import RunLayout
+from finetune_trainer.checkpoint_pruning import prune_checkpoints, remove_unfinished
 from finetune_trainer.checkpoints import (
     CheckpointManifest,
     Place,
@@ -17,9 +18,7 @@ from finetune_trainer.checkpoints import (
     commit_checkpoint,
     download_checkpoint,
     find_newest_checkpoint,
-    prune_checkpoints,
     read_parts,
-    remove_unfinished,
     restore_newest_checkpoint,
     upload_files,
     write_part,

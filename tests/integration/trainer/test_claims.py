@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from finetune_api.layout import RunLayout
+from finetune_trainer.checkpoint_pruning import prune_checkpoints
 from finetune_trainer.checkpoints import (
     CheckpointManifest,
     find_newest_checkpoint,
-    prune_checkpoints,
     restore_newest_checkpoint,
 )
 from finetune_trainer.claims import claim_incarnation, ensure_not_superseded, load_claims, note_start

@@ -13,7 +13,8 @@ from benchmarks import faults
 from benchmarks.bars import Bar, Figure
 from devcluster import S3Server
 from finetune_api.layout import RunLayout
-from finetune_trainer.checkpoints import prune_checkpoints, restore_newest_checkpoint
+from finetune_trainer.checkpoint_pruning import prune_checkpoints
+from finetune_trainer.checkpoints import restore_newest_checkpoint
 from finetune_trainer.claims import claim_incarnation
 from finetune_trainer.spool import UploadState
 from finetune_trainer.storage import ObjectStore, object_store
