@@ -18,9 +18,10 @@ def test_ranks_of_one_pod_and_of_two_nodes_learn_what_one_process_learns(jobs: J
     jobs.apply("one")
     jobs.apply("pod", parallelism__gpusPerNode=2)
     jobs.apply("nodes", parallelism__gpusPerNode=1, **on_two_nodes(LINKS[0]))
+    jobs.wait_until("nodes", "training", lambda s: s.get("progress", {}).get("step", 0) > 0)
+    # Not before: with a link each, both gangs would wait for the other's until gangStartTimeoutSeconds.
     zero = {"parallelism__gpusPerNode": 1, "parallelism__strategy": "ZeRO2"}
     jobs.apply("zero", **zero, **on_two_nodes(LINKS[0]))
-    jobs.wait_until("nodes", "training", lambda s: s.get("progress", {}).get("step", 0) > 0)
     assert [pod["spec"]["hostname"] for pod in jobs.pods("nodes")] == ["nodes-train-1-0", "nodes-train-1-1"]
     assert {pod["spec"]["nodeName"] for pod in jobs.pods("nodes")} == {node.name for node in nodes.NODES}
 
