@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -29,24 +30,19 @@ _ENVIRONMENT = {
 }
 
 
-_servers: set[int | None] = set()
-
-
+@cache
 def fork_server() -> ForkServerContext:
     """The context whose server has imported everything; it starts before it has any thread."""
     context = multiprocessing.get_context("forkserver")
-    # A process has one, under no other name.
+    # A process has one, and prepare's may run already, which has imported what reads rows and no more.
     server: Any = forkserver._forkserver
-    if server._forkserver_pid not in _servers:
-        # Another one may run already: prepare's, which has imported what reads rows and no more.
-        server._stop()
-        context.set_forkserver_preload(list(_PRELOADED))
-        before = dict(os.environ)
-        os.environ.update(_ENVIRONMENT)
-        try:
-            forkserver.ensure_running()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-        _servers.add(server._forkserver_pid)
+    server._stop()
+    context.set_forkserver_preload(list(_PRELOADED))
+    before = dict(os.environ)
+    os.environ.update(_ENVIRONMENT)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     return context

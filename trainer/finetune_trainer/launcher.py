@@ -7,7 +7,6 @@ restarts as a whole, so its elastic rendezvous is not needed either.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from collections.abc import Iterable
@@ -16,7 +15,6 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from finetune_api import names
 from finetune_api.job_file import JobFile
 from finetune_api.reasons import Reason
 from finetune_api.termination import TerminationMessage, TrainedFacts
@@ -29,6 +27,7 @@ from finetune_trainer.data.prepared import download_prepared, split_file_name
 from finetune_trainer.data.rows import Split
 from finetune_trainer.errors import Preempted, RankLost, StageError, Stalled
 from finetune_trainer.fetching import fetch_adapter, fetch_base_model
+from finetune_trainer.grace import grace_seconds, seconds_to_save_within
 from finetune_trainer.heartbeat import Watchdog
 from finetune_trainer.parallelism import needs_process_group
 from finetune_trainer.placement import Placement, decide_placement
@@ -43,8 +42,6 @@ from finetune_trainer.work_directory import HandOver, RankResult, WorkDirectory
 
 logger = logging.getLogger(__name__)
 
-# Of the pod's grace, what the launcher keeps to say how it ended before the kubelet kills it; of a short one, half.
-_LAST_WORDS_SECONDS = 5.0
 # How long a state that was handed over may still be uploaded after its ranks have ended, unless the pod must go sooner.
 # Of several pods one may be gone, whose part never comes.
 _DRAIN_SECONDS, _DRAIN_SECONDS_OF_SEVERAL = 60.0, 10.0
@@ -202,8 +199,8 @@ def seconds_to_drain(relay: Relay, placement: Placement) -> float:
 
 def seconds_to_save() -> float | None:
     """How long the ranks may take to save after SIGTERM; None where the pod was not told its grace."""
-    grace = os.environ.get(names.ENV_GRACE_SECONDS, "")
-    return max(float(grace) - _LAST_WORDS_SECONDS, float(grace) / 2) if grace.isdecimal() else None
+    grace = grace_seconds()
+    return None if grace is None else seconds_to_save_within(grace)
 
 
 def load_results(work: WorkDirectory, ranks: Iterable[int]) -> list[RankResult]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from finetune_api.progress import MAX_NOTICE_LENGTH, Notice, NoticeReason
 from finetune_api.spec import Checkpoints
 from finetune_api.wording import cut
+from finetune_trainer.grace import LAST_WORDS_SECONDS, seconds_to_save_within
 
 # A store that hiccups is nobody's business.
 _SHORTEST_OUTAGE_SECONDS = 15.0
-# Of the pod's grace, what launcher and kubelet take.
-_LAST_WORDS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ def _saves_are_rarer(state: SavingState, settings: Checkpoints) -> Notice | None
 def _grace_too_short(state: SavingState, settings: Checkpoints) -> Notice | None:
     if state.stop_seconds is None or state.grace_seconds is None:
         return None
-    needed = state.stop_seconds + _LAST_WORDS_SECONDS
-    if needed <= state.grace_seconds:
+    if state.stop_seconds <= seconds_to_save_within(state.grace_seconds):
         return None
+    needed = state.stop_seconds + LAST_WORDS_SECONDS
     is_auto = settings.grace_period_seconds is None
     remedy = (
         "The next attempt gets more"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 
 from transformers import TrainerCallback
 
-from finetune_api import names
 from finetune_api.progress import CheckpointReport, EffectiveReport
 from finetune_api.spec import Checkpoints, Task
 from finetune_api.termination import TrainedFacts
@@ -31,6 +29,7 @@ from finetune_trainer.early_stopping import EarlyStoppingRule, EarlyStoppingStat
 from finetune_trainer.engines import build_engine
 from finetune_trainer.engines.replicated import ReplicatedState
 from finetune_trainer.errors import Preempted
+from finetune_trainer.grace import grace_seconds
 from finetune_trainer.heartbeat import Phase
 from finetune_trainer.measuring import lay_out_evaluation, measure
 from finetune_trainer.memory_errors import naming_micro_batch
@@ -302,12 +301,6 @@ class TrainingRun:
             first_step=self._batches.first_step,
             resolved=effective.model_dump(by_alias=True) if effective is not None else {},
         )
-
-
-def grace_seconds() -> float | None:
-    """What the pod has from SIGTERM on; None where it was not told."""
-    grace = os.environ.get(names.ENV_GRACE_SECONDS, "")
-    return float(grace) if grace.isdecimal() else None
 
 
 def identify(attempt: Attempt) -> RunIdentity:

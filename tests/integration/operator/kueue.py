@@ -33,11 +33,10 @@ the old ones have ended.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from tests.integration.operator.api_client import BATCH, MERGE, Api, JsonObject, RequestRefused, wait_until
-from tests.integration.operator.kubelet import job_is_there
+from tests.integration.operator.kubelet import job_is_there, now_in_seconds
 
 GROUP = "kueue.x-k8s.io"
 QUEUE_LABEL, PRIORITY_LABEL = f"{GROUP}/queue-name", f"{GROUP}/priority-class"
@@ -214,7 +213,7 @@ def _workload_name(job_name: str) -> str:
 
 
 def _condition(kind: str, status: str, reason: str, message: str) -> JsonObject:
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = now_in_seconds()
     return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now}
 
 

@@ -18,6 +18,7 @@ from tests.integration.operator.api_client import (
     RequestRefused,
     wait_until,
 )
+from tests.integration.operator.kubelet import now_in_seconds
 
 NODES = "api/v1/nodes"
 # Where tests put the pods that no scheduler is to place: cordoned, so that it stays theirs.
@@ -117,7 +118,7 @@ class StandInNodes:
 
 
 def _times() -> dict[str, str]:
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = now_in_seconds()
     return {"lastHeartbeatTime": now, "lastTransitionTime": now}
 
 

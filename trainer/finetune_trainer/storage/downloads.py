@@ -6,7 +6,6 @@ from those of the ranges, in whatever order they come, and costs a twentieth of 
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import re
@@ -124,25 +123,28 @@ class Downloads:
         self._bring(file, 0, answer)
 
     def _bring(self, file: _File, start: int, answer: Mapping[str, Any] | None = None) -> None:
-        for breaks in itertools.count(1):
+        breaks = 0
+        while not self._failed.is_set():
             try:
                 if answer is None:
                     answer = self._fetch(file.uri, start, file.range_length(start), file.etag)
                     assert answer is not None, "it had bytes before"
                 crc = self._write(file, answer["Body"], start)
-                break
             except (HTTPError, ConnectionError, TimeoutError) as error:
+                breaks += 1
                 if breaks > _MOST_BREAKS:
                     raise StorageUnavailable(
                         f"Could not read {file.uri}: the answer broke off {breaks} times ({error}). "
                         "The stage is tried again."
                     ) from error
                 longest = min(_LONGEST_PAUSE_SECONDS, 0.5 * 2**breaks)
-                if self._failed.wait(longest * random.uniform(0.5, 1)):  # noqa: S311
-                    return
+                self._failed.wait(longest * random.uniform(0.5, 1))  # noqa: S311
                 answer = None
-        if not self._failed.is_set():
-            self._arrive(file, start, crc)
+            else:
+                # Where another range has failed meanwhile, this one is not whole.
+                if not self._failed.is_set():
+                    self._arrive(file, start, crc)
+                return
 
     def _write(self, file: _File, body: Any, start: int) -> int:  # noqa: ANN401 (botocore's stream)
         """Write a range as it comes, and return its CRC. Raises HTTPError where it ends before its time."""
